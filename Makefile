@@ -1,0 +1,66 @@
+# Five commands: demo, test, lint, bench, test-oldest. Each makes the virtual environment that it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST ?= .venv-oldest
+BIN = $(VENV)/bin
+
+# LiteLLM would download its price map at import; nothing here needs a network.
+export LITELLM_LOCAL_MODEL_COST_MAP = True
+export MLFLOW_DISABLE_TELEMETRY = true
+
+.PHONY: demo test lint format bench test-oldest clean
+
+# What pip prints goes to a log, so that the screen shows what was asked for.
+install = mkdir -p $(1) && { $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) >> $(1)/install.log 2>&1 \
+	|| { tail -n 40 $(1)/install.log; exit 1; }; }
+
+$(BIN)/python:
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(call install,$(VENV),--upgrade "pip>=25.1")
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing dspy, mlflow and this package into $(VENV) (a minute or two) ..."
+	@$(call install,$(VENV),--editable . --group examples)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing what tests and linters need into $(VENV) (a minute or two) ..."
+	@$(call install,$(VENV),--editable . --group dev)
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(call install,$(VENV),--group bench)
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py
+
+# The lowest versions that pyproject.toml promises.
+test-oldest:
+	@test -x $(OLDEST)/bin/python || { echo "Creating $(OLDEST) ..."; $(PYTHON) -m venv $(OLDEST); }
+	@$(call install,$(OLDEST),--upgrade "pip>=25.1")
+	@$(call install,$(OLDEST),--editable . --group tests --constraint tests/oldest.txt)
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
+
+clean:
+	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache demo mlruns

@@ -1,0 +1,40 @@
+"""Code interpreters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dspy_mlflow_callbacks.describe.payloads import to_json
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd, SpanStart
+
+_SPANS = {
+    CallKind.INTERPRETER_EXECUTE: ("execute", "TOOL"),
+    CallKind.INTERPRETER_TOOL_CALL: ("tool_call", "TOOL"),
+    CallKind.INTERPRETER_STARTUP: ("startup", "TASK"),
+    CallKind.INTERPRETER_SHUTDOWN: ("shutdown", "TASK"),
+}
+
+
+def start(call: CallStart) -> SpanStart:
+    """Describe the start of an interpreter's operation; code that calls a tool is named after the tool."""
+    name, span_type = _SPANS[call.kind]
+    tool = call.inputs.get("tool_name")
+    return SpanStart(
+        name=call.name or (name if tool is None else f"{name} {tool}"),
+        span_type=span_type,
+        inputs=to_json(call.inputs),
+        attributes={"dspy.class": to_json(type(call.instance))},
+    )
+
+
+def end(call: CallStart, end: CallEnd) -> SpanEnd:
+    """Describe what an operation gave: for code its final output, or its value or standard output."""
+    outputs = _execution(end.outputs) if call.kind is CallKind.INTERPRETER_EXECUTE else end.outputs
+    return SpanEnd(outputs=to_json(outputs))
+
+
+def _execution(outputs: Any) -> Any:
+    """Tell the answer that code submitted (`FinalOutput`) from what it printed or evaluated to."""
+    if type(outputs).__name__ == "FinalOutput":
+        return {"final_output": outputs.output}
+    return {"stdout": outputs} if isinstance(outputs, str) else {"value": outputs}

@@ -1,0 +1,111 @@
+"""Modules, retrievers and embedders."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+
+from dspy_mlflow_callbacks.describe.paths import path_of
+from dspy_mlflow_callbacks.describe.payloads import describe_value, to_json
+from dspy_mlflow_callbacks.describe.secrets import without_secrets
+from dspy_mlflow_callbacks.describe.signatures import demos_digest, signature_attributes
+from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
+
+# DSPy's own classes by MLflow's span type; the names that the installed version lacks are passed over.
+_SPAN_TYPES = {
+    "AGENT": ("ReAct", "ReActV2", "RLM", "CodeAct", "ProgramOfThought"),
+    "RETRIEVER": ("Retrieve", "KNN"),
+    "EMBEDDING": ("Embedder",),
+}
+_RETRIEVERS_MODULE = "dspy.retrievers"
+
+
+def start(call: CallStart) -> SpanStart:
+    """Describe the start of a module's call."""
+    cls: Any = type(call.instance)
+    return SpanStart(
+        name=call.name or path_of(call),
+        span_type=_span_type(cls),
+        inputs=to_json(_inputs(call)),
+        attributes=_attributes(call.instance),
+    )
+
+
+def end(call: CallStart, end: CallEnd) -> SpanEnd:
+    """Describe what a module returned."""
+    return SpanEnd(outputs=to_json(end.outputs))
+
+
+@functools.lru_cache(maxsize=1024)
+def _span_type(cls: type) -> str:
+    for span_type, names in _SPAN_TYPES.items():
+        if any(issubclass(cls, known) for name in names if (known := getattr(dspy, name, None)) is not None):
+            return span_type
+    if any(base.__module__.startswith(_RETRIEVERS_MODULE) for base in cls.__mro__):
+        return "RETRIEVER"
+    return "CHAIN"
+
+
+def _inputs(call: CallStart) -> dict[str, Any]:
+    """Name the positional arguments as `forward` does, and leave DSPy's packing away."""
+    inputs = dict(call.inputs)
+    args, kwargs = inputs.pop("args", ()), inputs.pop("kwargs", {})
+    named = {**inputs, **_bound(type(call.instance), args), **kwargs}
+    # What a Predict takes beside its fields may hold request parameters.
+    return {**named, "config": without_secrets(named["config"])} if "config" in named else named
+
+
+def _bound(cls: type, args: tuple[Any, ...]) -> dict[str, Any]:
+    if not args:
+        return {}
+    names = _positional_names(cls)
+    if len(args) > len(names):
+        return {"args": list(args)}
+    return dict(zip(names, args, strict=False))
+
+
+@functools.lru_cache(maxsize=1024)
+def _positional_names(cls: type) -> tuple[str, ...]:
+    forward = getattr(cls, "forward", None) or getattr(cls, "aforward", None)
+    if forward is None:
+        return ()
+    _, *parameters = inspect.signature(forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(parameter.name for parameter in parameters if parameter.kind in positional)
+
+
+def _attributes(instance: Any) -> dict[str, str]:
+    cls: Any = type(instance)
+    attributes = {"dspy.class": _class_text(cls)}
+    signature = getattr(instance, "signature", None)
+    if isinstance(signature, type) and issubclass(signature, dspy.Signature):
+        attributes.update(signature_attributes(signature))
+    if isinstance(instance, dspy.Predict):
+        demos = instance.demos
+        attributes["dspy.demos"] = to_json({"count": len(demos), "digest": demos_digest(demos) if demos else None})
+    attributes.update(_own_attributes(instance))
+    return attributes
+
+
+@functools.lru_cache(maxsize=1024)
+def _class_text(cls: type) -> str:
+    return to_json(f"{cls.__module__}.{cls.__qualname__}")
+
+
+def _own_attributes(instance: Any) -> dict[str, str]:
+    """Return what the module itself wants to say: its `trace_attributes()`, a mapping of values by name."""
+    trace_attributes = getattr(instance, "trace_attributes", None)
+    if not callable(trace_attributes):
+        return {}
+    try:
+        own = trace_attributes()
+    except Exception as error:  # noqa: BLE001  (the user's own method; the span goes on without it)
+        return {"dspy.trace_attributes_error": to_json(describe_value(error))}
+    if not isinstance(own, Mapping):
+        problem = f"trace_attributes() must return a mapping, got {type(own).__name__}"
+        return {"dspy.trace_attributes_error": to_json(problem)}
+    return {str(key): to_json(value) for key, value in own.items()}

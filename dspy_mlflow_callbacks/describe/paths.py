@@ -1,0 +1,101 @@
+"""Where a module stands in the program: `Program.generate.predict`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dspy
+
+from dspy_mlflow_callbacks.events import CallKind, CallStart
+
+MAX_ITEMS = 100
+"""Items of a list, tuple or dict in which a module is looked for; a module further back has no path."""
+
+_KNOWN_PATHS = 4096
+
+Step = tuple[str, Any]  # ("attribute" | "item", its name, index or key)
+Steps = tuple[Step, ...]
+
+
+def path_of(call: CallStart) -> str:
+    """Return the dotted path of the called module below the outermost module, else its class's name.
+
+    The nearest enclosing module that holds it names it; lists and dicts show as `[0]` and `['key']`.
+    """
+    for above in _enclosing_modules(call):
+        steps = _PATHS.find(above.instance, call.instance)
+        if steps is not None:
+            return f"{above.name}{_text(steps)}"
+    return type(call.instance).__name__
+
+
+def _enclosing_modules(call: CallStart) -> Iterator[CallStart]:
+    above = call.parent
+    while above is not None:
+        if above.kind is CallKind.MODULE and isinstance(above.instance, dspy.Module):
+            yield above
+        above = above.parent
+
+
+class _Paths:
+    """Paths that were found before: followed they cost less than searched. A path that leads elsewhere is searched."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], Steps] = {}
+
+    def find(self, program: Any, module: Any) -> Steps | None:
+        """Return the steps from *program* to *module*, or None."""
+        key = (id(program), id(module))
+        steps = self._known.get(key)
+        if steps is not None and _follow(program, steps) is module:
+            return steps
+        steps = _search(program, module)
+        if steps is not None:
+            if len(self._known) >= _KNOWN_PATHS:
+                self._known.clear()
+            self._known[key] = steps
+        return steps
+
+
+_PATHS = _Paths()
+
+
+def _follow(value: Any, steps: Steps) -> Any:
+    try:
+        for kind, key in steps:
+            value = vars(value)[key] if kind == "attribute" else value[key]
+    except (AttributeError, KeyError, IndexError, TypeError):
+        return None
+    return value
+
+
+def _search(program: Any, module: Any) -> Steps | None:
+    """Search breadth first, so that the shortest path is found."""
+    if program is module:
+        return ()
+    waiting: deque[tuple[Any, Steps]] = deque([(program, ())])
+    seen = {id(program)}
+    while waiting:
+        value, steps = waiting.popleft()
+        for step, item in _items(value):
+            if item is module:
+                return (*steps, step)
+            if isinstance(item, (dspy.Module, list, tuple, dict)) and id(item) not in seen:
+                seen.add(id(item))
+                waiting.append((item, (*steps, step)))
+    return None
+
+
+def _items(value: Any) -> Iterator[tuple[Step, Any]]:
+    if isinstance(value, dspy.Module):
+        yield from ((("attribute", name), item) for name, item in list(vars(value).items()) if name != "history")
+    elif isinstance(value, Mapping):
+        yield from ((("item", key), item) for key, item in list(value.items())[:MAX_ITEMS])
+    else:
+        yield from ((("item", index), item) for index, item in enumerate(value[:MAX_ITEMS]))
+
+
+def _text(steps: Steps) -> str:
+    return "".join(f".{key}" if kind == "attribute" else f"[{key!r}]" for kind, key in steps)

@@ -1,0 +1,230 @@
+"""The only door to what DSPy does not promise: its context variables and the places that emit no event.
+
+Each function says what it relies on; `tests/test_dspy_internals.py` names it when a DSPy release changes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Token
+from typing import Any, Protocol
+
+import dspy
+from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
+from dspy.utils import parallelizer
+from dspy.utils.callback_context import ACTIVE_CALL_ID
+
+try:  # DSPy 3.4 retries in its own loop; before, LiteLLM retries unseen.
+    from dspy.clients import execution
+except ImportError:  # pragma: no cover  (dspy < 3.4: `make test-oldest`)
+    execution = None
+
+Settings = dict[str, Any]
+
+
+def active_call_id() -> str | None:
+    """Return the id of the enclosing DSPy call; in a start hook that is the parent's."""
+    call_id: str | None = ACTIVE_CALL_ID.get()
+    return call_id
+
+
+class SettingsOverride:
+    """DSPy settings changed for what runs below a call, as `dspy.context` does, from start hook to end hook.
+
+    The change lives in a context variable that DSPy copies into its worker threads.
+    """
+
+    __slots__ = ("_token",)
+
+    def __init__(self, **settings: Any) -> None:
+        self._token: Token[Settings] = thread_local_overrides.set({**thread_local_overrides.get(), **settings})
+
+    def undo(self) -> None:
+        """Put back what was there before; a no-op in a context that never saw the change."""
+        try:
+            thread_local_overrides.reset(self._token)
+        except ValueError:
+            # The call ended in another context than it started in (an abandoned async generator):
+            # the context in which the override stands is gone with its task.
+            return
+
+
+class LMWatch:
+    """What DSPy says about one LM call while it runs, in the place of its usage tracker.
+
+    DSPy reports usage to the tracker for every response that was billed, also when the call fails
+    afterwards, and never for a cache hit. A tracker of the user's gets every report too.
+
+    Attributes:
+        usages: One usage dictionary a report, in OpenAI's names (`prompt_tokens`, …).
+        retries: The exceptions that DSPy answered with another attempt.
+        reported: Whether DSPy reported any usage, were it empty.
+    """
+
+    def __init__(self) -> None:
+        self.usages: list[dict[str, Any]] = []
+        self.retries: list[BaseException] = []
+        self.reported = False
+        self._users_tracker = _users_tracker()
+        self._override = SettingsOverride(usage_tracker=self)
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        """Take a report from DSPy (the method of `dspy.utils.usage_tracker.UsageTracker`)."""
+        self.reported = True
+        if usage_entry:
+            self.usages.append(dict(usage_entry))
+        if self._users_tracker is not None:
+            self._users_tracker.add_usage(lm, usage_entry)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self._users_tracker is None:
+            raise AttributeError(name)
+        return getattr(self._users_tracker, name)
+
+    def stop(self) -> None:
+        """Give the place back."""
+        self._override.undo()
+
+
+def _users_tracker() -> Any:
+    tracker = dspy.settings.get("usage_tracker")
+    return tracker._users_tracker if isinstance(tracker, LMWatch) else tracker  # an LM that calls an LM
+
+
+class HearsUnannounced(Protocol):
+    """A callback that also wants to hear of calls for which DSPy emits no event."""
+
+    hears_unannounced_calls: bool
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """See `dspy.utils.callback.BaseCallback`."""
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """See `dspy.utils.callback.BaseCallback`."""
+
+
+def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Make DSPy carry the tracing context into worker threads and announce what it keeps quiet about.
+
+    Each wrapper calls the original and changes neither arguments nor result nor what other callbacks hear.
+    Installing twice is installing once.
+
+    Args:
+        in_current_context: Binds a function to the tracing context of the thread that calls this.
+    """
+    _wrap(parallelizer.ParallelExecutor, "execute", functools.partial(_executing, in_current_context))
+    if execution is not None:  # pragma: no branch  (see the import)
+        _wrap(execution, "_delay", _counting_retries)
+    _wrap(dspy.retrievers.Embeddings, "__call__", _announcing)
+    _wrap(dspy.KNN, "__call__", _announcing)
+    _wrap(dspy.Embedder, "__call__", _announcing_inside_calls)
+    _wrap(dspy.Embedder, "acall", _announcing_inside_calls)
+
+
+def _wrap(owner: Any, name: str, wrapper_of: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    original = getattr(owner, name)
+    if not hasattr(original, "_traced_original"):
+        wrapper: Any = functools.wraps(original)(wrapper_of(original))
+        wrapper._traced_original = original
+        setattr(owner, name, wrapper)
+
+
+def _executing(
+    in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]], original: Callable[..., Any]
+) -> Callable[..., Any]:
+    def execute(self: Any, function: Callable[..., Any], data: Any) -> Any:
+        return original(self, in_current_context(function), data)
+
+    return execute
+
+
+def _counting_retries(original: Callable[..., Any]) -> Callable[..., Any]:
+    def delay(exc: BaseException, attempt: int) -> Any:
+        watch = dspy.settings.get("usage_tracker")
+        if isinstance(watch, LMWatch):
+            watch.retries.append(exc)
+        return original(exc, attempt)
+
+    return delay
+
+
+def _announcing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _announced(self, original, args, kwargs) as result:
+            result.append(original(self, *args, **kwargs))
+        return result[0]
+
+    return call
+
+
+def _announcing_inside_calls(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Announce embedding calls only inside a DSPy call: alone they are no execution of a program."""
+    announcing = _announcing(original)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (announcing if active_call_id() else original)(self, *args, **kwargs)
+
+    async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not active_call_id():
+            return await original(self, *args, **kwargs)
+        with _announced(self, original, args, kwargs) as result:
+            result.append(await original(self, *args, **kwargs))
+        return result[0]
+
+    return acall if inspect.iscoroutinefunction(original) else call
+
+
+@contextmanager
+def _announced(
+    instance: Any, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Iterator[list[Any]]:
+    """Tell our own callbacks that *function* runs, as `dspy.utils.callback.with_callbacks` would tell all."""
+    hearers = _hearers(instance)
+    call_id = uuid.uuid4().hex
+    result: list[Any] = []
+    for hearer in hearers:
+        hearer.on_module_start(call_id, instance, _arguments(function, instance, args, kwargs))
+    token = ACTIVE_CALL_ID.set(call_id) if hearers else None
+    exception: BaseException | None = None
+    try:
+        yield result
+    except BaseException as error:
+        exception = error
+        raise
+    finally:
+        if token is not None:
+            ACTIVE_CALL_ID.reset(token)
+        for hearer in hearers:
+            hearer.on_module_end(call_id, result[0] if result else None, exception)
+
+
+def _hearers(instance: Any) -> list[HearsUnannounced]:
+    callbacks = [*dspy.settings.get("callbacks", []), *getattr(instance, "callbacks", [])]
+    return [callback for callback in callbacks if getattr(callback, "hears_unannounced_calls", False)]
+
+
+def _arguments(
+    function: Callable[..., Any], instance: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    try:
+        bound = inspect.signature(function).bind(instance, *args, **kwargs)
+    except TypeError:
+        return {"args": tuple(args), "kwargs": kwargs}  # wrong arguments: the call itself will say so
+    _, *rest = bound.arguments.items()
+    return dict(rest)
+
+
+@contextmanager
+def restored_settings(**changes: Any) -> Iterator[None]:
+    """Change DSPy's global settings from any thread, and put all of them back, whatever was configured meanwhile."""
+    before = dict(main_thread_config)
+    main_thread_config.update(changes)
+    try:
+        yield
+    finally:
+        main_thread_config.clear()
+        main_thread_config.update(before)

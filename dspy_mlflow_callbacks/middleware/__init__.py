@@ -1,0 +1,9 @@
+"""Decisions between DSPy's event and MLflow's span: keep, drop, tag."""
+
+from __future__ import annotations
+
+from dspy_mlflow_callbacks.middleware.chain import Chain, Middleware, MiddlewareError
+from dspy_mlflow_callbacks.middleware.ratio import RatioSampler
+from dspy_mlflow_callbacks.middleware.tags import TagInjector
+
+__all__ = ["Chain", "Middleware", "MiddlewareError", "RatioSampler", "TagInjector"]

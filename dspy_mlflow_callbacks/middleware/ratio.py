@@ -1,0 +1,51 @@
+"""Sampling by ratio."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from dspy_mlflow_callbacks.events import CallStart
+
+# uuid4 fixes six bits among its first 20 hexadecimal digits: a ratio is taken from the last 14, all of them random.
+_RANDOM_DIGITS = 14
+_ALL = 16**_RANDOM_DIGITS
+
+
+def _check_ratio(_: object, attribute: attrs.Attribute[float], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        message = f"{attribute.name} must be a number from 0 to 1, got {value!r}"
+        raise TypeError(message)
+    if math.isnan(value) or not 0 <= value <= 1:
+        message = f"{attribute.name} must be a number from 0 to 1, got {value!r}"
+        raise ValueError(message)
+
+
+@attrs.frozen
+class RatioSampler:
+    """Keeps this share of all traces, each whole or not at all.
+
+    The decision is a pure function of the root call's id, like OpenTelemetry's `TraceIdRatioBased`,
+    so that every call of a trace gets the same answer in every thread and process.
+
+    Args:
+        ratio: The share of traces to keep, from 0 (none) to 1 (all).
+
+    Raises:
+        TypeError: if *ratio* is not a number.
+        ValueError: if *ratio* is not from 0 to 1.
+    """
+
+    ratio: float = attrs.field(validator=_check_ratio)
+    _bound: int = attrs.field(init=False, repr=False, eq=False)
+
+    @_bound.default
+    def _bound_of_ratio(self) -> int:
+        # Reached before the validator has run, so it must not fail on what the validator will refuse.
+        valid = isinstance(self.ratio, (int, float)) and not math.isnan(self.ratio)
+        return round(max(0.0, min(1.0, self.ratio)) * _ALL) if valid else 0
+
+    def __call__(self, call: CallStart) -> CallStart | None:
+        """Return *call* if its trace is kept, else None."""
+        return call if int(call.root_call_id[-_RANDOM_DIGITS:], 16) < self._bound else None

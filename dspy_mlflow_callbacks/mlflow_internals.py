@@ -1,0 +1,181 @@
+"""The only door to MLflow's private modules.
+
+Each function says what it relies on; `tests/test_mlflow_internals.py` names it when an MLflow release changes it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.tracing import provider
+from mlflow.tracing.context import _USER_TRACE_CONTEXT
+from mlflow.tracking import fluent
+from mlflow.tracking._tracking_service import utils as tracking_service
+from opentelemetry import trace as otel
+from opentelemetry.sdk.trace import Tracer as SdkTracer
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+
+# The names of MLflow's span attributes and trace metadata (mlflow.tracing.constant): its storage format.
+INPUTS = "mlflow.spanInputs"
+OUTPUTS = "mlflow.spanOutputs"
+SPAN_TYPE = "mlflow.spanType"
+LOG_LEVEL = "mlflow.spanLogLevel"
+EXPERIMENT_ID = "mlflow.experimentId"
+SOURCE_RUN = "mlflow.sourceRun"
+
+_CARRIED_RUN: ContextVar[Any] = ContextVar("dspy_mlflow_callbacks_run", default=None)
+
+
+class _Ids(IdGenerator):
+    """Ids from the operating system.
+
+    OpenTelemetry's own generator draws on `random`: it would change what a seeded program computes, and a
+    program that seeds alike twice would get the same ids twice.
+    """
+
+    def __init__(self) -> None:
+        self._bits = random.SystemRandom().getrandbits
+
+    def generate_span_id(self) -> int:
+        """Return a random 64-bit id that is not 0."""
+        return self._bits(64) or 1
+
+    def generate_trace_id(self) -> int:
+        """Return a random 128-bit id that is not 0."""
+        return self._bits(128) or 1
+
+
+ids = _Ids()
+
+
+class _TracerOfProvider:
+    """MLflow's OpenTelemetry tracer, looked up again only when MLflow changes its provider."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Any, otel.Tracer] | None = None
+
+    def __call__(self) -> otel.Tracer:
+        known = self._known
+        if known is None or provider.provider.get() is not known[0] or not provider.provider.once._done:
+            tracer = provider._get_tracer("dspy_mlflow_callbacks")
+            if isinstance(tracer, SdkTracer):
+                tracer.id_generator = ids
+            self._known = known = (provider.provider.get(), tracer)
+        return known[1]
+
+
+tracer = _TracerOfProvider()
+
+
+def current_span() -> otel.Span:
+    """Return the OpenTelemetry span in MLflow's context; an invalid one where there is none."""
+    return provider.get_current_otel_span() or otel.INVALID_SPAN
+
+
+class _Holder:
+    """What MLflow reads of its span objects when it puts one into its context."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: otel.Span) -> None:
+        self._span = span
+
+
+def attach(span: otel.Span) -> Any:
+    """Make *span* the active one in MLflow's context and return what undoes it."""
+    return provider.set_span_in_context(_Holder(span))
+
+
+def detach(token: Any) -> None:
+    """Undo an `attach`; a no-op in a context that never saw it, as when an abandoned generator is closed."""
+    try:
+        provider.detach_span_from_context(token)
+    except ValueError:
+        return
+
+
+def is_suppressed() -> bool:
+    """Return whether the user switched tracing off here with `mlflow.tracing.context(enabled=False)`."""
+    scope = _USER_TRACE_CONTEXT.get()
+    return scope is not None and scope.enabled is False
+
+
+def calling_run() -> Any:
+    """Return the MLflow run that is active in this thread, or in the thread that handed DSPy this work.
+
+    MLflow itself takes the newest run of any thread, and mixes up runs that are open side by side.
+    """
+    return mlflow.active_run() or _CARRIED_RUN.get()
+
+
+def has_destination() -> bool:
+    """Return whether the user chose where traces go with `mlflow.tracing.set_destination`."""
+    return provider._MLFLOW_TRACE_USER_DESTINATION.get() is not None
+
+
+def in_current_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Bind *function* to MLflow's context of now: active span, `mlflow.tracing.context`, run."""
+    context = provider.get_context_api()
+    active, scope, run = context.get_current(), _USER_TRACE_CONTEXT.get(), calling_run()
+
+    def bound(*args: Any, **kwargs: Any) -> Any:
+        tokens = context.attach(active), _USER_TRACE_CONTEXT.set(scope), _CARRIED_RUN.set(run)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _CARRIED_RUN.reset(tokens[2])
+            _USER_TRACE_CONTEXT.reset(tokens[1])
+            context.detach(tokens[0])
+
+    return bound
+
+
+@contextmanager
+def store_of_its_own(tracking_uri: str, experiment_name: str, artifacts: Path) -> Iterator[str]:
+    """Trace into a new experiment of the store at *tracking_uri* and yield its id, then put everything back.
+
+    Traces are written at once, in the thread that ends them.
+    """
+    with _restored_globals(), _restored_environment():
+        mlflow.tracing.reset()
+        os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
+        os.environ.pop("MLFLOW_TRACE_SAMPLING_RATIO", None)
+        mlflow.set_tracking_uri(tracking_uri)
+        experiment_id = mlflow.create_experiment(experiment_name, artifact_location=artifacts.as_uri())
+        fluent._active_experiment_id = experiment_id  # `set_experiment` would log and ask the store
+        yield experiment_id
+
+
+@contextmanager
+def _restored_globals() -> Iterator[None]:
+    uri, experiment = tracking_service._tracking_uri, fluent._active_experiment_id
+    destination = provider._MLFLOW_TRACE_USER_DESTINATION.get()
+    enabled = provider.is_tracing_enabled()
+    try:
+        yield
+    finally:
+        tracking_service._tracking_uri = uri
+        fluent._active_experiment_id = experiment
+        mlflow.tracing.reset()
+        if destination is not None:
+            mlflow.tracing.set_destination(destination)
+        if not enabled:
+            mlflow.tracing.disable()
+
+
+@contextmanager
+def _restored_environment() -> Iterator[None]:
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            del os.environ[name]
+        os.environ.update(before)

@@ -1,0 +1,154 @@
+"""The native engine: each call is a live MLflow span, stored by MLflow's own exporters wherever MLflow tracing goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import mlflow
+import orjson
+from mlflow.entities import SpanEvent as MlflowSpanEvent
+from mlflow.entities import SpanLogLevel, SpanStatus, SpanStatusCode
+from opentelemetry import trace as otel
+from opentelemetry.context import Context
+
+from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.events import SpanEnd, SpanEvent, SpanStart
+
+# An attribute of every span of ours: it tells them from the user's own.
+CALL_ID = "dspy.call_id"
+
+# What marks binary data in a JSON text: a data URI (RFC 2397), or OpenAI's audio part.
+_BINARY_MARKS = (";base64,", '"input_audio"')
+
+
+@attrs.frozen(eq=False)
+class NativeSpan:
+    """A span that is open: OpenTelemetry's, MLflow's, and what takes it out of MLflow's context again.
+
+    *live* is None where nothing is recorded: the call is dropped, MLflow samples it out, or tracing is disabled.
+    """
+
+    otel: otel.Span
+    live: Any
+    token: Any
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether the span will be stored."""
+        return self.live is not None
+
+
+class NativeEngine:
+    """Opens and closes MLflow spans through MLflow's tracing API."""
+
+    def open(
+        self,
+        call_id: str,
+        start: SpanStart,
+        parent: NativeSpan | None,
+        tags: Mapping[str, str],
+        metadata: Mapping[str, str],
+    ) -> NativeSpan:
+        """Open a span below *parent*, or where MLflow's context says, and make it MLflow's active span."""
+        if internals.is_suppressed():
+            return self.mute(parent)
+        above = _parent_span(parent)
+        run = None if above.get_span_context().is_valid else internals.calling_run()
+        span = internals.tracer().start_span(
+            start.name,
+            context=otel.set_span_in_context(above, Context()),
+            attributes=_attributes(call_id, start, run),
+        )
+        token = internals.attach(span)
+        if not span.is_recording():
+            return NativeSpan(span, None, token)
+        try:
+            live = mlflow.get_current_active_span()
+            span.set_attribute(internals.SPAN_TYPE, f'"{start.span_type}"')  # MLflow's span of ours starts without one
+            _set_payload(live, span, internals.INPUTS, start.inputs)
+            _update_trace(tags, {**metadata, internals.SOURCE_RUN: run.info.run_id} if run else metadata)
+        except BaseException:
+            internals.detach(token)
+            span.end()
+            raise
+        return NativeSpan(span, live, token)
+
+    def mute(self, parent: NativeSpan | None) -> NativeSpan:
+        """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""
+        trace_id = _parent_span(parent).get_span_context().trace_id or internals.ids.generate_trace_id()
+        # Not sampled, and MLflow's sampler follows its local parent.
+        context = otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False)
+        span = otel.NonRecordingSpan(context)
+        return NativeSpan(span, None, internals.attach(span))
+
+    def close(self, span: NativeSpan, end: SpanEnd) -> None:
+        """Take *span* out of MLflow's context, then end it."""
+        # First the context: a span that fails to end must not become the parent of the next trace.
+        internals.detach(span.token)
+        if span.live is None:
+            return
+        for key, text in end.attributes.items():
+            span.otel.set_attribute(key, text)
+        for event in end.events:
+            self.add_event(span, event)
+        _set_payload(span.live, span.otel, internals.OUTPUTS, end.outputs)
+        span.live.end(status=_status(end.error))
+
+    def add_event(self, span: NativeSpan, event: SpanEvent) -> None:
+        """Add *event* to a span that is open."""
+        if span.live is not None:
+            span.live.add_event(MlflowSpanEvent(event.name, attributes=dict(event.attributes)))
+
+
+def _parent_span(parent: NativeSpan | None) -> otel.Span:
+    """Return the span to nest below.
+
+    A span of the user's own that is open inside the DSPy parent's trace stands between; else the DSPy parent; else
+    whatever MLflow's context holds: the user's span, a remote parent, or nothing.
+    """
+    active = internals.current_span()
+    if parent is not None:
+        return active if _is_users_span_within(active, parent) else parent.otel
+    ended = not active.is_recording() and not isinstance(active, otel.NonRecordingSpan)
+    return otel.INVALID_SPAN if ended else active
+
+
+def _is_users_span_within(active: otel.Span, parent: NativeSpan) -> bool:
+    return (
+        active.is_recording()
+        and active.get_span_context().trace_id == parent.otel.get_span_context().trace_id
+        and CALL_ID not in getattr(active, "attributes", {})
+    )
+
+
+def _attributes(call_id: str, start: SpanStart, run: Any) -> dict[str, str]:
+    attributes = {**start.attributes, CALL_ID: f'"{call_id}"'}
+    if start.level is not None:
+        attributes[internals.LOG_LEVEL] = str(int(SpanLogLevel.from_value(start.level)))
+    if run is not None and not internals.has_destination():
+        attributes[internals.EXPERIMENT_ID] = f'"{run.info.experiment_id}"'
+    return attributes
+
+
+def _set_payload(live: Any, span: otel.Span, key: str, text: str | None) -> None:
+    """Set a payload as it is; one with binary data goes through MLflow, which moves the data to attachments."""
+    if text is None:
+        return
+    if any(mark in text for mark in _BINARY_MARKS):
+        setter = live.set_inputs if key == internals.INPUTS else live.set_outputs
+        setter(orjson.loads(text))
+    else:
+        span.set_attribute(key, text)
+
+
+def _update_trace(tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    if tags or metadata:
+        mlflow.update_current_trace(tags=dict(tags), metadata=dict(metadata))
+
+
+def _status(error: str | None) -> SpanStatus:
+    if error is None:
+        return SpanStatus(SpanStatusCode.OK)
+    return SpanStatus(SpanStatusCode.ERROR, error)

@@ -1,0 +1,85 @@
+"""The one owner of what is open: call_id → open span, its parent and its trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from dspy_mlflow_callbacks.events import CallStart
+
+
+@attrs.define(eq=False)
+class OpenCall:
+    """A call between its start and its end.
+
+    Attributes:
+        start: The call as it came out of the middleware; None if it is dropped.
+        span: The engine's span; one that records nothing if the call is dropped.
+        owner: Who opened the span and will close it.
+        trace: The calls of the same trace that are open, by call_id; shared by all of them.
+        cpu_started: Thread and its CPU time in nanoseconds when a root call started.
+        unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
+    """
+
+    start: CallStart | None = None
+    span: Any = None
+    owner: object = None
+    trace: dict[str, OpenCall] = attrs.field(factory=dict, repr=False)
+    cpu_started: tuple[int, int] | None = None
+    unparsed: str | None = None
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether nothing is recorded of this call and of those below it."""
+        return self.start is None
+
+
+# A call below a dropped one: all that is kept of it is that it is dropped too.
+DROPPED = OpenCall()
+
+
+class OpenSpans:
+    """All calls of the process that have started and not ended.
+
+    One object for all callbacks, so that any of them nests below any other. Each method is one operation on a
+    dictionary, which threads may do without a lock.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[str, OpenCall] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __contains__(self, call_id: str) -> bool:
+        return call_id in self._calls
+
+    def get(self, call_id: str | None) -> OpenCall | None:
+        """Return the open call with this id, or None."""
+        return None if call_id is None else self._calls.get(call_id)
+
+    def add(self, call_id: str, call: OpenCall) -> None:
+        """Hold *call* until it is taken."""
+        self._calls[call_id] = call
+        if not call.is_dropped:
+            call.trace.setdefault(call_id, call)
+
+    def take(self, call_id: str) -> OpenCall | None:
+        """Return the call with this id and forget it; None for one that is not open."""
+        call = self._calls.pop(call_id, None)
+        if call is not None:
+            call.trace.pop(call_id, None)
+        return call
+
+    def abandon(self, trace: dict[str, OpenCall]) -> list[OpenCall]:
+        """Return the calls of *trace* that are still open, innermost first, and drop what may yet come from them."""
+        left = {}
+        while trace:
+            call_id, call = trace.popitem()
+            self._calls[call_id] = DROPPED
+            left[id(call)] = call
+        return list(left.values())
+
+
+OPEN_SPANS = OpenSpans()

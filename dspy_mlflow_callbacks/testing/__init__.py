@@ -1,0 +1,1 @@
+"""What this package tests with, for your tests too: see the fixture `dspy_traces` in `plugin`."""

@@ -1,0 +1,59 @@
+"""What all tests share: silence is tested, and no test sees another's settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+
+# Before dspy is imported: LiteLLM would download its price map, MLflow would send telemetry, and DSPy would answer
+# from what it once cached in the user's folder.
+os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="dspy_cache_")
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
+
+import dspy
+import pytest
+
+from dspy_mlflow_callbacks import dspy_internals
+
+WATCHED_LOGGERS = ("dspy.utils.callback", "dspy_mlflow_callbacks")
+
+
+class _Warnings(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def messages(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+
+@pytest.fixture(autouse=True)
+def warned(request):
+    """Fail a test during which DSPy or this package warned of a callback, unless it is marked `warns`.
+
+    A test marked so reads the warnings here.
+    """
+    handler = _Warnings()
+    loggers = [logging.getLogger(name) for name in WATCHED_LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield handler
+    for logger in loggers:
+        logger.removeHandler(handler)
+    if not request.node.get_closest_marker("warns"):
+        assert handler.messages == []
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    """Put DSPy's settings back after each test, and keep its answers out of the next one's cache."""
+    dspy.cache.reset_memory_cache()
+    with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
+        yield
