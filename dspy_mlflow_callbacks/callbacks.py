@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from dspy_mlflow_callbacks import dspy_internals, mlflow_internals
+from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
 from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.middleware import Chain, Middleware
 from dspy_mlflow_callbacks.stats import Stats
@@ -52,6 +52,7 @@ class TracingCallback(BaseCallback):
         self._tracing = Tracing(Chain(middleware))
         self._governed: dict[str, dspy_internals.SettingsOverride] = {}
         dspy_internals.install(mlflow_internals.in_current_context)
+        lm_internals.install()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(middleware={list(self._tracing.chain.steps)!r})"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +20,11 @@ from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 from dspy.utils import parallelizer
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
-try:  # DSPy 3.4 retries in its own loop; before, LiteLLM retries unseen.
-    from dspy.clients import execution
-except ImportError:  # pragma: no cover  (dspy < 3.4: `make test-oldest`)
-    execution = None
-
 Settings = dict[str, Any]
+
+logger = logging.getLogger("dspy_mlflow_callbacks")
+
+_WRAPPING = threading.Lock()
 
 
 def active_call_id() -> str | None:
@@ -53,48 +54,6 @@ class SettingsOverride:
             return
 
 
-class LMWatch:
-    """What DSPy says about one LM call while it runs, in the place of its usage tracker.
-
-    DSPy reports usage to the tracker for every response that was billed, also when the call fails
-    afterwards, and never for a cache hit. A tracker of the user's gets every report too.
-
-    Attributes:
-        usages: One usage dictionary a report, in OpenAI's names (`prompt_tokens`, …).
-        retries: The exceptions that DSPy answered with another attempt.
-        reported: Whether DSPy reported any usage, were it empty.
-    """
-
-    def __init__(self) -> None:
-        self.usages: list[dict[str, Any]] = []
-        self.retries: list[BaseException] = []
-        self.reported = False
-        self._users_tracker = _users_tracker()
-        self._override = SettingsOverride(usage_tracker=self)
-
-    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        """Take a report from DSPy (the method of `dspy.utils.usage_tracker.UsageTracker`)."""
-        self.reported = True
-        if usage_entry:
-            self.usages.append(dict(usage_entry))
-        if self._users_tracker is not None:
-            self._users_tracker.add_usage(lm, usage_entry)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or self._users_tracker is None:
-            raise AttributeError(name)
-        return getattr(self._users_tracker, name)
-
-    def stop(self) -> None:
-        """Give the place back."""
-        self._override.undo()
-
-
-def _users_tracker() -> Any:
-    tracker = dspy.settings.get("usage_tracker")
-    return tracker._users_tracker if isinstance(tracker, LMWatch) else tracker  # an LM that calls an LM
-
-
 class HearsUnannounced(Protocol):
     """A callback that also wants to hear of calls for which DSPy emits no event."""
 
@@ -117,8 +76,6 @@ def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any
         in_current_context: Binds a function to the tracing context of the thread that calls this.
     """
     _wrap(parallelizer.ParallelExecutor, "execute", functools.partial(_executing, in_current_context))
-    if execution is not None:  # pragma: no branch  (see the import)
-        _wrap(execution, "_delay", _counting_retries)
     _wrap(dspy.retrievers.Embeddings, "__call__", _announcing)
     _wrap(dspy.KNN, "__call__", _announcing)
     _wrap(dspy.Embedder, "__call__", _announcing_inside_calls)
@@ -126,11 +83,12 @@ def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any
 
 
 def _wrap(owner: Any, name: str, wrapper_of: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    original = getattr(owner, name)
-    if not hasattr(original, "_traced_original"):
-        wrapper: Any = functools.wraps(original)(wrapper_of(original))
-        wrapper._traced_original = original
-        setattr(owner, name, wrapper)
+    with _WRAPPING:  # two threads that make a callback at once
+        original = getattr(owner, name)
+        if not hasattr(original, "_traced_original"):
+            wrapper: Any = functools.wraps(original)(wrapper_of(original))
+            wrapper._traced_original = original
+            setattr(owner, name, wrapper)
 
 
 def _executing(
@@ -140,16 +98,6 @@ def _executing(
         return original(self, in_current_context(function), data)
 
     return execute
-
-
-def _counting_retries(original: Callable[..., Any]) -> Callable[..., Any]:
-    def delay(exc: BaseException, attempt: int) -> Any:
-        watch = dspy.settings.get("usage_tracker")
-        if isinstance(watch, LMWatch):
-            watch.retries.append(exc)
-        return original(exc, attempt)
-
-    return delay
 
 
 def _announcing(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,7 +135,8 @@ def _announced(
     call_id = uuid.uuid4().hex
     result: list[Any] = []
     for hearer in hearers:
-        hearer.on_module_start(call_id, instance, _arguments(function, instance, args, kwargs))
+        inputs = _arguments(function, instance, args, kwargs)
+        _tell(hearer.on_module_start, call_id=call_id, instance=instance, inputs=inputs)
     token = ACTIVE_CALL_ID.set(call_id) if hearers else None
     exception: BaseException | None = None
     try:
@@ -199,11 +148,20 @@ def _announced(
         if token is not None:
             ACTIVE_CALL_ID.reset(token)
         for hearer in hearers:
-            hearer.on_module_end(call_id, result[0] if result else None, exception)
+            outputs = result[0] if result else None
+            _tell(hearer.on_module_end, call_id=call_id, outputs=outputs, exception=exception)
+
+
+def _tell(hook: Callable[..., None], **arguments: Any) -> None:
+    """Call a hook as DSPy does: what a hook of the user's own class raises is logged, and the program goes on."""
+    try:
+        hook(**arguments)
+    except Exception as error:
+        logger.warning("A callback's hook failed: %r", error, exc_info=error)
 
 
 def _hearers(instance: Any) -> list[HearsUnannounced]:
-    callbacks = [*dspy.settings.get("callbacks", []), *getattr(instance, "callbacks", [])]
+    callbacks = [*dspy.settings.get("callbacks", []), *(getattr(instance, "callbacks", None) or ())]
     return [callback for callback in callbacks if getattr(callback, "hears_unannounced_calls", False)]
 
 
@@ -220,11 +178,17 @@ def _arguments(
 
 @contextmanager
 def restored_settings(**changes: Any) -> Iterator[None]:
-    """Change DSPy's global settings from any thread, and put all of them back, whatever was configured meanwhile."""
+    """Change DSPy's settings for all threads, and put all of them back, whatever was configured meanwhile.
+
+    Where a `dspy.context` around this would hide a change, it is made there too.
+    """
     before = dict(main_thread_config)
+    hidden = {name: value for name, value in changes.items() if name in thread_local_overrides.get()}
     main_thread_config.update(changes)
+    override = SettingsOverride(**hidden)
     try:
         yield
     finally:
+        override.undo()
         main_thread_config.clear()
         main_thread_config.update(before)

@@ -11,6 +11,9 @@ import attrs
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+"""The log levels of a span, as MLflow names them."""
+
 
 class CallKind(enum.Enum):
     """The kinds of call for which DSPy emits a start and an end event."""
@@ -47,7 +50,7 @@ class CallStart:
         tags: Tags for the trace, texts by name.
         metadata: Metadata for the trace, texts by name.
         attributes: Further attributes for the span, any values by name.
-        level: The span's log level by MLflow's name, such as `"INFO"`; None leaves it to MLflow.
+        level: The span's log level, one of `LEVELS`; None leaves it to MLflow.
         watch: What is learned of an LM call while it runs; None for other kinds.
     """
 
@@ -62,7 +65,7 @@ class CallStart:
     tags: Mapping[str, str] = EMPTY
     metadata: Mapping[str, str] = EMPTY
     attributes: Mapping[str, Any] = EMPTY
-    level: str | None = None
+    level: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.in_(LEVELS)))
     watch: Any = attrs.field(default=None, repr=False)
 
     @property

@@ -5,17 +5,22 @@ Each function says what it relies on; `tests/test_mlflow_internals.py` names it 
 
 from __future__ import annotations
 
+import functools
+import importlib
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import attrs
 import mlflow
 from mlflow.tracing import provider
 from mlflow.tracing.context import _USER_TRACE_CONTEXT
+from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.tracking import fluent
 from mlflow.tracking._tracking_service import utils as tracking_service
 from opentelemetry import trace as otel
@@ -29,6 +34,10 @@ SPAN_TYPE = "mlflow.spanType"
 LOG_LEVEL = "mlflow.spanLogLevel"
 EXPERIMENT_ID = "mlflow.experimentId"
 SOURCE_RUN = "mlflow.sourceRun"
+
+# MLflow imports this, and a second's worth of modules with it, when it starts its first trace: not in a user's call.
+with suppress(ImportError):
+    importlib.import_module("mlflow.pyfunc.context")
 
 _CARRIED_RUN: ContextVar[Any] = ContextVar("dspy_mlflow_callbacks_run", default=None)
 
@@ -55,28 +64,59 @@ class _Ids(IdGenerator):
 ids = _Ids()
 
 
-class _TracerOfProvider:
-    """MLflow's OpenTelemetry tracer, looked up again only when MLflow changes its provider."""
+@attrs.frozen(eq=False)
+class Tracer:
+    """MLflow's OpenTelemetry tracer and its context, as long as MLflow keeps its tracer provider.
 
-    def __init__(self) -> None:
-        self._known: tuple[Any, otel.Tracer] | None = None
+    MLflow reads environment variables to find each of them, at every call.
+    """
 
-    def __call__(self) -> otel.Tracer:
-        known = self._known
-        if known is None or provider.provider.get() is not known[0] or not provider.provider.once._done:
-            tracer = provider._get_tracer("dspy_mlflow_callbacks")
-            if isinstance(tracer, SdkTracer):
-                tracer.id_generator = ids
-            self._known = known = (provider.provider.get(), tracer)
-        return known[1]
+    provider: Any
+    tracer: otel.Tracer
+    _context: Any
+    _is_isolated: bool
+    _is_shared: bool
+
+    @classmethod
+    def find(cls) -> Tracer:
+        """Ask MLflow, which makes its provider if it has none."""
+        tracer = provider._get_tracer("dspy_mlflow_callbacks")
+        if isinstance(tracer, SdkTracer):
+            tracer.id_generator = ids
+        is_isolated = provider.MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get()
+        propagate = getattr(provider, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT", None)  # since MLflow 3.15
+        is_shared = is_isolated and propagate is not None and propagate.get()
+        return cls(provider.provider.get(), tracer, provider.get_context_api(), is_isolated, is_shared)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether MLflow still has the provider: `disable`, `set_destination`, `set_tracking_uri`, … change it."""
+        now = provider.provider._isolated_tracer_provider if self._is_isolated else otel._TRACER_PROVIDER
+        return now is self.provider
+
+    def current_span(self) -> otel.Span:
+        """Return the OpenTelemetry span in MLflow's context; an invalid one where there is none."""
+        return otel.get_current_span(self._context.get_current())
+
+    def attach(self, span: otel.Span) -> Callable[[], None]:
+        """Make *span* the active one in MLflow's context and return what undoes it."""
+        if self._is_shared:
+            return functools.partial(_detach, provider.detach_span_from_context, _attach_shared(span))
+        token = self._context.attach(otel.set_span_in_context(span, self._context.get_current()))
+        return functools.partial(_detach, self._context.detach, token)
 
 
-tracer = _TracerOfProvider()
+def _attach_shared(span: otel.Span) -> Any:
+    """Attach *span* as MLflow does where it shares its spans with other users of OpenTelemetry."""
+    return provider.set_span_in_context(_Holder(span))
 
 
-def current_span() -> otel.Span:
-    """Return the OpenTelemetry span in MLflow's context; an invalid one where there is none."""
-    return provider.get_current_otel_span() or otel.INVALID_SPAN
+def _detach(detach: Callable[[Any], None], token: Any) -> None:
+    """Undo an `attach`; a no-op in a context that never saw it, as when an abandoned generator is closed."""
+    try:
+        detach(token)
+    except ValueError:
+        return
 
 
 class _Holder:
@@ -88,17 +128,29 @@ class _Holder:
         self._span = span
 
 
-def attach(span: otel.Span) -> Any:
-    """Make *span* the active one in MLflow's context and return what undoes it."""
-    return provider.set_span_in_context(_Holder(span))
+class _CurrentTracer:
+    """Finds the tracer anew only when MLflow changes its provider."""
+
+    def __init__(self) -> None:
+        self._known: Tracer | None = None
+
+    def __call__(self) -> Tracer:
+        known = self._known
+        if known is None or not known.is_current:
+            self._known = known = Tracer.find()
+        return known
 
 
-def detach(token: Any) -> None:
-    """Undo an `attach`; a no-op in a context that never saw it, as when an abandoned generator is closed."""
-    try:
-        provider.detach_span_from_context(token)
-    except ValueError:
-        return
+tracer = _CurrentTracer()
+
+
+def live_span(span: otel.Span) -> Any:
+    """Return MLflow's live span around *span*, which MLflow's span processor has registered; None if it has not."""
+    trace_id = getattr(span, "attributes", {}).get("mlflow.traceRequestId")
+    if trace_id is None:
+        return None
+    span_id = f"{span.get_span_context().span_id:016x}"
+    return InMemoryTraceManager.get_instance().get_span_from_id(json.loads(trace_id), span_id)
 
 
 def is_suppressed() -> bool:

@@ -12,6 +12,7 @@ from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import describe_end, describe_start
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
 from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd
+from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain, MiddlewareError
 from dspy_mlflow_callbacks.spans.native import NativeEngine
 from dspy_mlflow_callbacks.spans.open_spans import DROPPED, OPEN_SPANS, OpenCall, OpenSpans
@@ -72,12 +73,12 @@ class Tracing:
 
     def end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
         """Close the span of a call; an unknown call was never opened here."""
-        call = self._open_spans.get(call_id)
-        if call is None or call.owner not in (None, self):
+        known = self._open_spans.get(call_id)
+        if known is None or known.owner not in (None, self):
             return
-        self._open_spans.take(call_id)
-        if call.start is None:
-            if call.span is not None:
+        call = self._open_spans.take(call_id)
+        if call is None or call.start is None:
+            if call is not None and call.span is not None:
                 self._engine.close(call.span, SpanEnd())
         elif call.start.call_id == call_id:  # else its parent stands for it
             self._finish(call, call.start, CallEnd(call_id=call_id, outputs=outputs, exception=exception))
@@ -96,7 +97,7 @@ class Tracing:
                 self._open_spans.add(call.call_id, parent)
             raise
         if span.is_recording:
-            watch = dspy_internals.LMWatch() if kept.kind is CallKind.LM else None
+            watch = LMWatch(kept.call_id) if kept.kind is CallKind.LM else None
             self._hold(attrs.evolve(kept, name=described.name, watch=watch), span, parent)
         else:
             self._hold_dropped(call.call_id, span)
@@ -124,8 +125,6 @@ class Tracing:
             parent.unparsed = adapter
 
     def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
-        if start.watch is not None:
-            start.watch.stop()
         if start.is_root:
             self._close_abandoned(call.trace)
         described = _incomplete(end)

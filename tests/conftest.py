@@ -9,6 +9,8 @@ import tempfile
 # Before dspy is imported: LiteLLM would download its price map, MLflow would send telemetry, and DSPy would answer
 # from what it once cached in the user's folder.
 os.environ["DSPY_CACHEDIR"] = tempfile.mkdtemp(prefix="dspy_cache_")
+# A test that traces without the fixture must not write into the folder it runs in.
+os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tempfile.mkdtemp(prefix='mlflow_')}/mlflow.db"
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"

@@ -11,7 +11,7 @@ import attrs
 import dspy
 
 from dspy_mlflow_callbacks.describe import adapters, compiles, evaluations, interpreters, lms, modules, tools
-from dspy_mlflow_callbacks.describe.payloads import describe_value, to_json
+from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes
 from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd, SpanEvent, SpanStart
 
@@ -40,7 +40,8 @@ def describe_start(call: CallStart) -> SpanStart:
     attributes = {"dspy.kind": f'"{call.kind.value}"', **described.attributes, **own}
     if call.is_root:
         attributes = {**_VERSIONS, **_fingerprint(call), **attributes}
-    return attrs.evolve(described, attributes=attributes, level=call.level)
+    # A name may come from the user: a tool's name, a key in a dict of modules.
+    return attrs.evolve(described, name=encodable(described.name), attributes=attributes, level=call.level)
 
 
 def describe_end(call: CallStart, end: CallEnd) -> SpanEnd:
@@ -73,7 +74,7 @@ def _message(exception: BaseException) -> str:
         message = str(exception)
     except Exception:  # noqa: BLE001  (a raising __str__ may raise anything)
         message = describe_value(exception)
-    return message.encode("utf-8", "replace").decode()
+    return encodable(message)
 
 
 def _stacktrace(exception: BaseException) -> str:
@@ -81,7 +82,7 @@ def _stacktrace(exception: BaseException) -> str:
         text = "".join(traceback.format_exception(exception))
     except Exception:  # noqa: BLE001  (a raising __str__ in the chain)
         text = "".join(traceback.format_tb(exception.__traceback__))
-    return text.encode("utf-8", "replace").decode()
+    return encodable(text)
 
 
 def _fingerprint(call: CallStart) -> dict[str, str]:

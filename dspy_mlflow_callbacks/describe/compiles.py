@@ -7,12 +7,12 @@ from typing import Any
 
 import dspy
 
+from dspy_mlflow_callbacks.describe.evaluations import metric_name
 from dspy_mlflow_callbacks.describe.payloads import to_json
 from dspy_mlflow_callbacks.describe.secrets import without_secrets
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes, program_fingerprint
 from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
 
-_DATASETS = ("trainset", "valset", "testset")
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -23,7 +23,7 @@ def start(call: CallStart) -> SpanStart:
     return SpanStart(
         name=call.name or type(call.instance).__name__,
         span_type="WORKFLOW",
-        inputs=to_json({name: _shown(name, value) for name, value in inputs.items()}),
+        inputs=to_json(without_secrets({name: _shown(name, value) for name, value in inputs.items()})),
         attributes={
             "dspy.class": to_json(type(call.instance)),
             "dspy.optimizer.params": to_json(_params(call.instance)),
@@ -49,13 +49,13 @@ def end(call: CallStart, end: CallEnd) -> SpanEnd:
 
 
 def _shown(name: str, value: Any) -> Any:
-    """Show a dataset by its size and a program by its class."""
-    if name in _DATASETS and isinstance(value, Sized):
-        return {"size": len(value)}
-    return without_secrets(value)
+    """Show a dataset (`trainset`, `valset`, …) by its size."""
+    return {"size": len(value)} if name.endswith("set") and isinstance(value, Sized) else value
 
 
 def _params(optimizer: Any) -> dict[str, Any]:
-    """Return the optimizer's own parameters that are plain values."""
+    """Return the optimizer's metric by name, and those of its own parameters that are plain values."""
     params = optimizer.get_params()
-    return {name: value for name, value in without_secrets(params).items() if isinstance(value, _SCALARS)}
+    shown = {name: value for name, value in params.items() if isinstance(value, _SCALARS)}
+    metric = {"metric": metric_name(params["metric"])} if "metric" in params else {}
+    return {**without_secrets(shown), **metric}

@@ -20,7 +20,7 @@ def start(call: CallStart) -> SpanStart:
         inputs=to_json(
             {
                 "program": type(program).__name__,
-                "metric": _metric_name(_given(inputs.get("metric"), evaluate.metric)),
+                "metric": metric_name(_given(inputs.get("metric"), evaluate.metric)),
                 "devset_size": len(devset) if devset is not None else 0,
                 "num_threads": _given(inputs.get("num_threads"), evaluate.num_threads),
                 "callback_metadata": inputs.get("callback_metadata"),
@@ -43,6 +43,7 @@ def _given(argument: Any, default: Any) -> Any:
     return default if argument is None else argument
 
 
-def _metric_name(metric: Any) -> str | None:
+def metric_name(metric: Any) -> str | None:
+    """Return a metric's name: its function's, or its class's for an object."""
     metric = getattr(metric, "func", metric)  # a functools.partial is known by its function
     return None if metric is None else getattr(metric, "__name__", type(metric).__name__)

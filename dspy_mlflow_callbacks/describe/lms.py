@@ -5,133 +5,127 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dspy_mlflow_callbacks.describe import usage
-from dspy_mlflow_callbacks.describe.payloads import to_json
+from dspy_mlflow_callbacks.describe import chat, usage
+from dspy_mlflow_callbacks.describe.payloads import describe_value, to_json
 from dspy_mlflow_callbacks.describe.secrets import without_secrets
 from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
 
 # What is shown by itself; the rest of a call's arguments are request parameters.
-_CONTENT = frozenset({"items", "prompt", "messages", "request", "tools", "state", "questions"})
-_NOTHING_BILLED = '{"input_cost":0.0,"output_cost":0.0,"total_cost":0.0}'
+_CONTENT = frozenset({"prompt", "messages", "tools", "state", "questions"})
+_CHAT_TYPES = frozenset({"chat", "responses"})
 
 
 def start(call: CallStart) -> SpanStart:
     """Describe the start of an LM's call: its messages and tools as inputs, its parameters as attributes."""
-    lm, arguments = call.instance, _arguments(call)
+    lm, arguments = call.instance, _arguments(call.instance, call.inputs)
     model, model_type = str(getattr(lm, "model", type(lm).__name__)), getattr(lm, "model_type", None)
     provider, separator, _ = model.partition("/")
     attributes = {
-        "dspy.class": to_json(type(lm)),
-        "mlflow.llm.model": to_json(model),
-        "dspy.lm.request": to_json(_parameters(lm, arguments)),
-        "dspy.lm.model_type": to_json(model_type),
-        "mlflow.message.format": '"openai"',
+        "dspy.class": type(lm),
+        "dspy.lm.model_type": model_type,
+        "dspy.lm.request": without_secrets({key: arguments[key] for key in arguments.keys() - _CONTENT}),
+        "mlflow.chat.tools": _functions(arguments.get("tools")),
+        "mlflow.llm.model": model,
+        "mlflow.llm.provider": provider if separator else None,
+        "mlflow.message.format": "openai",
     }
-    if separator:
-        attributes["mlflow.llm.provider"] = to_json(provider)
-    if arguments.get("tools"):
-        attributes["mlflow.chat.tools"] = to_json(arguments["tools"])
     return SpanStart(
         name=call.name or model,
-        span_type="LLM" if model_type == "text" else "CHAT_MODEL",
+        span_type="CHAT_MODEL" if model_type in _CHAT_TYPES else "LLM",
         inputs=to_json(_content(arguments, model_type)),
-        attributes=attributes,
+        attributes=_known(attributes),
     )
 
 
 def end(call: CallStart, end: CallEnd) -> SpanEnd:
     """Describe the completions as chat choices, and what the call cost."""
-    failed = end.exception is not None
-    known = usage.report(call.instance, call.watch, end.outputs, failed=failed)
+    known = usage.report(call.watch, end.outputs)
+    facts = _facts(known)
+    if "/" not in str(getattr(call.instance, "model", "/")):  # else the start has said it
+        facts["mlflow.llm.provider"] = known.provider
     return SpanEnd(
-        outputs=to_json(_choices(end.outputs, known)) if not failed else None,
-        attributes=_report_attributes(known),
+        outputs=to_json(_completion(end.outputs, known)) if end.exception is None else None,
+        attributes=_known(facts),
     )
 
 
-def _arguments(call: CallStart) -> dict[str, Any]:
-    arguments = dict(call.inputs)
-    arguments.update(arguments.pop("kwargs", None) or {})
-    return {name: value for name, value in arguments.items() if value is not None and value != ()}
+def _arguments(lm: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked of *lm*, its own defaults included, by one set of names in whatever way it was called."""
+    given = dict(inputs)
+    given.update(given.pop("kwargs", None) or {})
+    items = given.pop("items", ())  # before DSPy 3.4: the positional arguments
+    given["prompt"] = given.get("prompt") or (items[0] if len(items) == 1 else items or None)
+    defaults = getattr(lm, "kwargs", None) or {}
+    request = given.pop("request", None) or given.get("prompt")
+    if chat.is_request(request):  # it says all that is asked; defaults do not count
+        defaults = {
+            **chat.parameters(request),
+            "messages": chat.messages(request),
+            "tools": chat.tools(request) or None,
+        }
+        given.pop("prompt", None)
+        given.pop("messages", None)
+    merged = {"cache": getattr(lm, "cache", None), **defaults, **given}
+    return {name: value for name, value in merged.items() if value is not None}
 
 
-def _parameters(lm: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    own = getattr(lm, "kwargs", None) or {}
-    merged = {**own, "cache": getattr(lm, "cache", None), **arguments}
-    shown = {key: value for key, value in merged.items() if key not in _CONTENT and value is not None}
-    return dict(without_secrets(shown))
+def _functions(tools: Any) -> list[Any]:
+    """Return those of *tools* that are functions: MLflow's chat view shows none at all beside any other kind."""
+    listed = tools if isinstance(tools, (list, tuple)) else ()
+    return [tool for tool in listed if isinstance(tool, Mapping) and tool.get("type") == "function"]
 
 
 def _content(arguments: Mapping[str, Any], model_type: str | None) -> dict[str, Any]:
-    prompt = arguments.get("prompt", arguments.get("items"))
-    if isinstance(prompt, (list, tuple)) and len(prompt) == 1:
-        prompt = prompt[0]
-    request = arguments.get("request", prompt if hasattr(prompt, "messages") else None)
-    if request is not None:
-        return {"messages": _request_messages(request)}
-    if isinstance(prompt, str) and model_type != "text":
-        return {"messages": [{"role": "user", "content": prompt}]}
-    return {name: arguments[name] for name in _CONTENT if name in arguments}
+    content = {name: value for name, value in arguments.items() if name in _CONTENT}
+    if isinstance(content.get("prompt"), str) and model_type in _CHAT_TYPES:
+        return {"messages": [{"role": "user", "content": content.pop("prompt")}], **content}
+    return content
 
 
-def _request_messages(request: Any) -> list[dict[str, Any]]:
-    """Return the messages of a `dspy.lm15.Request` (or, before DSPy 3.4, a `dspy.LMRequest`) as chat messages."""
-    system = getattr(request, "system", None)
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    return messages + [{"role": each.role, "content": _request_content(each)} for each in request.messages]
-
-
-def _request_content(message: Any) -> Any:
-    text = getattr(message, "text", None)
-    return text if isinstance(text, str) else message.parts
-
-
-def _choices(outputs: Any, known: usage.LMReport) -> Any:
+def _completion(outputs: Any, known: usage.LMReport) -> Any:
     """Return *outputs* as OpenAI's chat completion; what is no list of completions stays as it is."""
-    message = getattr(outputs, "message", None)
-    if message is not None:  # an lm15.Response, the answer to an explicit Request
-        outputs = [{"text": outputs.text, "tool_calls": _tool_calls(outputs), "reasoning_content": _thinking(message)}]
-    elif hasattr(outputs, "outputs"):  # an LMResponse of DSPy 3.3
-        outputs = outputs.to_legacy_outputs()
-    if not isinstance(outputs, list):
+    messages = _messages(outputs)
+    if messages is None:
         return outputs
     reasons = dict(enumerate(known.finish_reasons))
     choices = [
-        {"index": index, "message": _message(output), "finish_reason": reasons.get(index)}
-        for index, output in enumerate(outputs)
+        {"index": index, "message": message, "finish_reason": reasons.get(index)}
+        for index, message in enumerate(messages)
     ]
-    return {"choices": choices, "model": known.response_model, "object": "chat.completion"}
+    return {"choices": choices}
+
+
+def _messages(outputs: Any) -> list[dict[str, Any]] | None:
+    if isinstance(outputs, list):
+        return [_message(output) for output in outputs]
+    answers = getattr(outputs, "outputs", None)  # of an LMResponse, before DSPy 3.4
+    if hasattr(outputs, "message"):  # of an lm15.Response
+        answers = [outputs.message]
+    return None if answers is None else [chat.assistant(answer.parts) for answer in answers]
 
 
 def _message(output: Any) -> dict[str, Any]:
     if not isinstance(output, Mapping):
         return {"role": "assistant", "content": output}
-    rest = {key: value for key, value in output.items() if key != "text" and value}
+    # `reasoning` is the word that MLflow's chat view reads.
+    rest = {"reasoning" if key == "reasoning_content" else key: value for key, value in output.items() if value}
+    rest.pop("text", None)
     return {"role": "assistant", "content": output.get("text"), **rest}
 
 
-def _tool_calls(response: Any) -> list[dict[str, Any]]:
-    return [
-        {"id": each.id, "type": "function", "function": {"name": each.name, "arguments": to_json(each.input)}}
-        for each in getattr(response, "tool_calls", None) or ()
-    ]
+def _facts(known: usage.LMReport) -> dict[str, Any]:
+    reasons = [reason for reason in known.finish_reasons if reason is not None]
+    return {
+        "mlflow.chat.tokenUsage": known.tokens,
+        "mlflow.llm.cost": known.cost,
+        "dspy.lm.cache_hit": known.cache_hit,
+        "dspy.lm.finish_reason": reasons[0] if len(reasons) == 1 else reasons,
+        "dspy.lm.response_model": known.response_model,
+        "dspy.lm.retries": None if known.retries is None else len(known.retries),
+        "dspy.lm.retry_errors": [describe_value(error) for error in known.retries or ()],
+    }
 
 
-def _thinking(message: Any) -> str:
-    return "".join(part.text for part in message.parts if type(part).__name__ == "ThinkingPart")
-
-
-def _report_attributes(known: usage.LMReport) -> dict[str, str]:
-    attributes = {"dspy.lm.cache_hit": to_json(known.cache_hit), "dspy.lm.retries": to_json(known.retries)}
-    if known.tokens:
-        attributes["mlflow.chat.tokenUsage"] = to_json(known.tokens)
-    if known.cache_hit:
-        attributes["mlflow.llm.cost"] = _NOTHING_BILLED
-    elif known.cost is not None:
-        attributes["mlflow.llm.cost"] = to_json({"total_cost": known.cost})
-    if known.finish_reasons:
-        reasons = known.finish_reasons
-        attributes["dspy.lm.finish_reason"] = to_json(reasons[0] if len(reasons) == 1 else reasons)
-    if known.response_model:
-        attributes["dspy.lm.response_model"] = to_json(known.response_model)
-    return attributes
+def _known(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return as JSON texts those attributes that say something."""
+    return {key: to_json(value) for key, value in attributes.items() if value is not None and value not in ({}, [])}

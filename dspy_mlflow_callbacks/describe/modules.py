@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 
 from dspy_mlflow_callbacks.describe.paths import path_of
-from dspy_mlflow_callbacks.describe.payloads import describe_value, to_json
+from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json
 from dspy_mlflow_callbacks.describe.secrets import without_secrets
 from dspy_mlflow_callbacks.describe.signatures import demos_digest, signature_attributes
 from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
@@ -62,27 +62,26 @@ def _inputs(call: CallStart) -> dict[str, Any]:
 def _bound(cls: type, args: tuple[Any, ...]) -> dict[str, Any]:
     if not args:
         return {}
-    names = _positional_names(cls)
-    if len(args) > len(names):
-        return {"args": list(args)}
-    return dict(zip(names, args, strict=False))
+    names, rest = _positional_names(cls)
+    named = dict(zip(names, args, strict=False))
+    return {**named, rest: list(args[len(names) :])} if len(args) > len(names) else named
 
 
 @functools.lru_cache(maxsize=1024)
-def _positional_names(cls: type) -> tuple[str, ...]:
+def _positional_names(cls: Any) -> tuple[tuple[str, ...], str]:
+    """Return the names of the positional parameters of *cls*'s `forward`, and the name of its `*args`."""
     forward = getattr(cls, "forward", None) or getattr(cls, "aforward", None)
-    if forward is None:
-        return ()
-    _, *parameters = inspect.signature(forward).parameters.values()
+    parameters = list(inspect.signature(forward).parameters.values())[1:] if forward is not None else []
+    rest = (parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.VAR_POSITIONAL)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(parameter.name for parameter in parameters if parameter.kind in positional)
+    return tuple(each.name for each in parameters if each.kind in positional), next(rest, "args")
 
 
 def _attributes(instance: Any) -> dict[str, str]:
     cls: Any = type(instance)
     attributes = {"dspy.class": _class_text(cls)}
     signature = getattr(instance, "signature", None)
-    if isinstance(signature, type) and issubclass(signature, dspy.Signature):
+    if isinstance(signature, type(dspy.Signature)):
         attributes.update(signature_attributes(signature))
     if isinstance(instance, dspy.Predict):
         demos = instance.demos
@@ -103,9 +102,9 @@ def _own_attributes(instance: Any) -> dict[str, str]:
         return {}
     try:
         own = trace_attributes()
-    except Exception as error:  # noqa: BLE001  (the user's own method; the span goes on without it)
-        return {"dspy.trace_attributes_error": to_json(describe_value(error))}
-    if not isinstance(own, Mapping):
+        if isinstance(own, Mapping):
+            return {encodable(str(key)): to_json(value) for key, value in own.items()}
         problem = f"trace_attributes() must return a mapping, got {type(own).__name__}"
-        return {"dspy.trace_attributes_error": to_json(problem)}
-    return {str(key): to_json(value) for key, value in own.items()}
+    except Exception as error:  # noqa: BLE001  (the user's own method; the span goes on without it)
+        problem = describe_value(error)
+    return {"dspy.trace_attributes_error": to_json(problem)}

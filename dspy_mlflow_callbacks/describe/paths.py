@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import dspy
 
+from dspy_mlflow_callbacks.describe.payloads import describe_value
 from dspy_mlflow_callbacks.events import CallKind, CallStart
 
 MAX_ITEMS = 100
 """Items of a list, tuple or dict in which a module is looked for; a module further back has no path."""
+
+MAX_SEARCHED = 1000
+"""Modules and containers that are looked into for one path: a program may hold a corpus beside its modules."""
 
 _KNOWN_PATHS = 4096
 
@@ -27,7 +32,7 @@ def path_of(call: CallStart) -> str:
     for above in _enclosing_modules(call):
         steps = _PATHS.find(above.instance, call.instance)
         if steps is not None:
-            return f"{above.name}{_text(steps)}"
+            return f"{above.name}{text(steps)}"
     return type(call.instance).__name__
 
 
@@ -77,9 +82,9 @@ def _search(program: Any, module: Any) -> Steps | None:
         return ()
     waiting: deque[tuple[Any, Steps]] = deque([(program, ())])
     seen = {id(program)}
-    while waiting:
+    while waiting and len(seen) <= MAX_SEARCHED:
         value, steps = waiting.popleft()
-        for step, item in _items(value):
+        for step, item in items(value):
             if item is module:
                 return (*steps, step)
             if isinstance(item, (dspy.Module, list, tuple, dict)) and id(item) not in seen:
@@ -88,14 +93,16 @@ def _search(program: Any, module: Any) -> Steps | None:
     return None
 
 
-def _items(value: Any) -> Iterator[tuple[Step, Any]]:
+def items(value: Any) -> Iterator[tuple[Step, Any]]:
+    """Yield what a module, list, tuple or dict holds, each with the step that leads to it."""
     if isinstance(value, dspy.Module):
         yield from ((("attribute", name), item) for name, item in list(vars(value).items()) if name != "history")
-    elif isinstance(value, Mapping):
-        yield from ((("item", key), item) for key, item in list(value.items())[:MAX_ITEMS])
+    elif isinstance(value, dict):
+        yield from ((("item", key), item) for key, item in list(islice(value.items(), MAX_ITEMS)))
     else:
         yield from ((("item", index), item) for index, item in enumerate(value[:MAX_ITEMS]))
 
 
-def _text(steps: Steps) -> str:
-    return "".join(f".{key}" if kind == "attribute" else f"[{key!r}]" for kind, key in steps)
+def text(steps: Steps) -> str:
+    """Return *steps* as the tail of a path, such as `.steps[0].predict`."""
+    return "".join(f".{key}" if kind == "attribute" else f"[{describe_value(key)}]" for kind, key in steps)

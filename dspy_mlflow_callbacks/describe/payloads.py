@@ -1,21 +1,27 @@
 """Any value to a JSON text, never an exception.
 
-orjson does the work where it can. What it refuses (cycles, lone surrogates, raising `__str__`, …) or would lose
-(NaN) is converted value by value instead, and a value that cannot be shown becomes a short description.
+orjson writes what is plain already. What it refuses (objects, cycles, lone surrogates, …) or would lose (NaN) is
+converted value by value first, and a value that cannot be shown becomes a short description.
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
+import datetime as dt
+import decimal
 import enum
+import functools
 import math
+import pathlib
+import re
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import dspy
 import orjson
 import pydantic
+from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER, split_message_content_for_custom_types
 
 MAX_DEPTH = 60
 """Levels of nesting that are kept; what lies deeper is described. A choice: people read no deeper."""
@@ -26,103 +32,132 @@ MAX_DESCRIPTION = 200
 MIN_ATTACHMENT_BYTES = 1024
 """Bytes from which `bytes` become an attachment; fewer are described in place."""
 
-_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS
 _INT_BITS = 63  # what orjson writes
+_OPTIONS = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_MARK = CUSTOM_TYPE_START_IDENTIFIER.encode()
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def to_json(value: Any) -> str:
     """Return *value* as a JSON text."""
     try:
-        text = orjson.dumps(value, default=_convert, option=_OPTIONS)
+        # No `default`: orjson owns nothing of what it reads, and if any Python code could run meanwhile, another thread
+        # (or a hostile `__repr__`) that empties a container would crash the process.
+        text = orjson.dumps(value, option=_OPTIONS)
         # orjson writes NaN and infinities as null; only a text with a null can have lost one.
-        if b"null" not in text:
+        if (b"null" not in text or _is_exact(value)) and _MARK not in text:
             return text.decode()
-    except Exception:  # noqa: BLE001  (whatever a hostile value raises: it is described below)
-        text = None
-    return orjson.dumps(plain(value), option=orjson.OPT_NON_STR_KEYS).decode()
+    except Exception:  # noqa: BLE001, S110  (whatever a hostile value raises: it is described below)
+        pass
+    return orjson.dumps(plain(value)).decode()
 
 
 def plain(value: Any) -> Any:
     """Return *value* as None, bools, numbers, texts, lists and dicts that any JSON writer takes."""
-    return _plain(value, 0, set())
+    return _plain(value, set())
 
 
 def describe_value(value: Any) -> str:
-    """Return a short text that stands for a value that cannot be shown."""
+    """Return a short text that stands for a value that cannot be shown; the same in every process."""
     try:
-        text = repr(value)
+        text = _ADDRESS.sub("", repr(value))
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    text = text if len(text) <= MAX_DESCRIPTION else f"{text[:MAX_DESCRIPTION]}…"
-    return _encodable(text)
+    return encodable(text if len(text) <= MAX_DESCRIPTION else f"{text[:MAX_DESCRIPTION]}…")
 
 
-def _plain(value: Any, depth: int, above: set[int]) -> Any:
+def encodable(text: str) -> str:
+    """Return *text* with `?` for what UTF-8 cannot hold (lone surrogates); it may be of a subclass of str."""
+    return text if type(text) is str and text.isascii() else str.encode(text, "utf-8", "replace").decode()
+
+
+def _is_exact(value: Any) -> bool:
+    """Return whether *value* has nothing but what orjson writes as it is; where in doubt, False."""
+    kind = type(value)
+    if kind is dict:
+        return all(map(_is_exact, value.values()))
+    if kind is list or kind is tuple:
+        return all(map(_is_exact, value))
+    return math.isfinite(value) if kind is float else kind in _SCALARS
+
+
+def _plain(value: Any, above: set[int]) -> Any:
     scalar = _SCALARS.get(type(value))
     if scalar is not None:
         return scalar(value)
     if id(value) in above:
         return f"<cycle: {type(value).__name__}>"
-    if depth >= MAX_DEPTH:
+    if len(above) >= MAX_DEPTH:
         return f"<{type(value).__name__}, nested more than {MAX_DEPTH} levels deep>"
-    return _plain_container(value, depth + 1, above | {id(value)})
-
-
-def _plain_container(value: Any, depth: int, above: set[int]) -> Any:
+    above.add(id(value))
     try:
-        if isinstance(value, Mapping):
-            return {_key(key): _plain(item, depth, above) for key, item in value.items()}
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return [_plain(item, depth, above) for item in value]
-        return _plain(_convert(value), depth, above)
+        return _plain_container(value, above)
     except Exception:  # noqa: BLE001  (whatever a hostile value raises)
         return describe_value(value)
+    finally:
+        above.discard(id(value))
+
+
+def _plain_container(value: Any, above: set[int]) -> Any:
+    if type(value) is dict:
+        # A list of the items: another thread may change the dict meanwhile.
+        return {_key(key): _plain(item, above) for key, item in list(value.items())}
+    if type(value) in (list, tuple):
+        return [_plain(item, above) for item in value]
+    return _plain(_convert(value), above)
 
 
 def _key(key: Any) -> str:
-    return _encodable(key) if isinstance(key, str) else describe_value(key)
+    return encodable(key) if isinstance(key, str) else describe_value(key)
 
 
-def _encodable(text: str) -> str:
-    """Replace what UTF-8 cannot hold (lone surrogates); *text* may be of a subclass of str."""
-    return str.encode(text, "utf-8", "replace").decode()
+def _plain_text(text: str) -> Any:
+    """Return a text; one in which DSPy has marked images and the like as the content parts that an LM would get."""
+    if CUSTOM_TYPE_START_IDENTIFIER not in text:
+        return encodable(text)
+    try:
+        (message,) = split_message_content_for_custom_types([{"role": "user", "content": text}])
+        parts = message["content"]
+    except Exception:  # noqa: BLE001  (a text that only looks like DSPy's)
+        parts = text
+    return encodable(text) if isinstance(parts, str) else plain(parts)
 
 
 _SCALARS: dict[type, Callable[[Any], Any]] = {
     type(None): lambda _: None,
     bool: bool,
-    str: _encodable,
-    int: lambda number: number if number.bit_length() <= _INT_BITS else str(number),
+    str: _plain_text,
+    int: lambda number: number if number.bit_length() <= _INT_BITS else describe_value(number),
     float: lambda number: number if math.isfinite(number) else str(number),
 }
 
 
+@functools.singledispatch
 def _convert(value: Any) -> Any:
-    """Return *value* one step closer to JSON; what the writer meets inside comes back here."""
-    for types, convert in _CONVERSIONS:
-        if isinstance(value, types):
-            return convert(value)
-    return _convert_foreign(value)
+    """Return *value* one step closer to JSON; what it holds is converted next.
 
-
-def _convert_foreign(value: Any) -> Any:
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
-    if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return value.item() if value.shape == () else f"<{type(value).__name__} {value.dtype} {tuple(value.shape)}>"
-    if hasattr(value, "columns") and hasattr(value, "shape"):
-        return f"<{type(value).__name__} {tuple(value.shape)}>"
+    What is not in the table below is known by what its class has: asking the value could run the user's code.
+    """
+    cls: Any = type(value)
+    fields = getattr(cls, "__dataclass_fields__", None) or [each.name for each in getattr(cls, "__attrs_attrs__", ())]
+    if fields:
+        return {name: getattr(value, name, None) for name in fields if not name.startswith("_")}
+    if hasattr(cls, "dtype") and hasattr(cls, "shape"):
+        return _convert_array(value)
+    if hasattr(cls, "columns") and hasattr(cls, "shape"):
+        return f"<{cls.__name__} {tuple(value.shape)}>"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return describe_value(value)
 
 
-def _convert_image(image: Any) -> dict[str, str]:
-    return {"url": image.url}
+def _convert_array(array: Any) -> Any:
+    if array.shape != ():
+        return f"<{type(array).__name__} {array.dtype} {tuple(array.shape)}>"
+    item = array.item()
+    return describe_value(array) if type(item) is type(array) else item
 
 
 def _convert_bytes(value: bytes | bytearray | memoryview) -> str:
@@ -132,8 +167,13 @@ def _convert_bytes(value: bytes | bytearray | memoryview) -> str:
     return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
 
 
+def _convert_set(items: set[Any] | frozenset[Any]) -> list[Any]:
+    """Sort the items: a set of texts has another order in every process."""
+    return sorted(items, key=describe_value)
+
+
 def _convert_model(model: pydantic.BaseModel) -> Any:
-    # Python mode: what a field holds is converted here, not by pydantic, so one hostile field spoils only itself.
+    # What a field holds is converted here, not by pydantic, so that one hostile field spoils only itself.
     return {name: getattr(model, name, None) for name in type(model).model_fields} | (model.model_extra or {})
 
 
@@ -141,38 +181,43 @@ def _convert_audio(audio: Any) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": audio.data, "format": audio.audio_format}}
 
 
-def _convert_tool(tool: Any) -> dict[str, Any]:
-    return {"name": tool.name, "desc": tool.desc, "args": tool.args}
-
-
-def _convert_module(module: Any) -> str:
-    return f"<{type(module).__name__}>"
-
-
-def _convert_signature(signature: type[dspy.Signature]) -> str:
-    text: str = signature.signature
+@functools.lru_cache(maxsize=512)
+def _signature_text(signature: Any) -> str:
+    text: str = signature.signature  # put together anew each time; fields cannot be added to a signature
     return text
 
 
-def _types(*names: str) -> tuple[type, ...]:
-    """Return those of DSPy's classes that the installed version has."""
-    found = (getattr(dspy, name, None) for name in names)
-    return tuple(each for each in found if isinstance(each, type))
-
-
-# The most specific first. An LM shows its model only: its parameters hold the keys.
-_CONVERSIONS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
-    (type(dspy.Signature), _convert_signature),
-    (_types("Image"), _convert_image),
-    (_types("Audio"), _convert_audio),
-    (_types("Tool"), _convert_tool),
-    ((dspy.Example,), lambda example: dict(example.items())),
-    ((dspy.BaseLM,), lambda lm: f"<{type(lm).__name__} {lm.model}>"),
-    ((dspy.Module, dspy.Adapter), _convert_module),
-    ((pydantic.BaseModel,), _convert_model),
-    ((enum.Enum,), lambda member: member.value),
-    ((Mapping,), dict),
-    ((str,), str.__str__),
-    ((bytes, bytearray, memoryview), _convert_bytes),
-    ((list, tuple, set, frozenset), list),
-)
+_CONVERSIONS: dict[type, Callable[[Any], Any]] = {
+    # DSPy. An LM shows its model only: its parameters hold the keys.
+    type(dspy.Signature): _signature_text,
+    dspy.Audio: _convert_audio,
+    dspy.Tool: lambda tool: {"name": tool.name, "desc": tool.desc, "args": tool.args},
+    dspy.Example: lambda example: dict(example.items()),
+    dspy.BaseLM: lambda lm: f"<{type(lm).__name__} {getattr(lm, 'model', '')}>",
+    dspy.Module: lambda module: f"<{type(module).__name__}>",
+    dspy.Adapter: lambda adapter: f"<{type(adapter).__name__}>",
+    # Everybody else. A partial shows its function only: its arguments may hold keys as well.
+    pydantic.BaseModel: _convert_model,
+    type: lambda cls: f"{cls.__module__}.{cls.__qualname__}",
+    functools.partial: lambda partial: partial.func,
+    enum.Enum: lambda member: member.value,
+    Mapping: dict,
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    list: list,
+    tuple: list,
+    set: _convert_set,
+    frozenset: _convert_set,
+    bytes: _convert_bytes,
+    bytearray: _convert_bytes,
+    memoryview: _convert_bytes,
+    dt.date: lambda date: date.isoformat(),
+    dt.time: lambda time: time.isoformat(),
+    dt.timedelta: str,
+    decimal.Decimal: str,
+    pathlib.PurePath: str,
+    uuid.UUID: str,
+}
+for _cls, _conversion in _CONVERSIONS.items():
+    _convert.register(_cls, _conversion)

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
 from typing import Any
+
+from dspy_mlflow_callbacks.describe.payloads import plain
 
 HIDDEN = "[hidden]"
 
 # Names of parameters, headers and environment variables that carry credentials, in any provider's spelling.
-# A word boundary is a separator or the ends; `max_tokens` and `input_tokens` count tokens and stay.
+# A word boundary is a separator or the ends; what counts tokens (`max_tokens`, `token_count`) stays.
 _SECRET_NAME = re.compile(
     r"""(?ix)
     (?:^|[-_.])
-    (?: api[-_]?key | key[-_]?id | access[-_]?key | secret | secrets | password | passwd | pwd
-      | authorization | bearer | cookie | credential | credentials | private[-_]?key | token | auth )
+    (?: api[-_]?key | key[-_]?id | access[-_]?key | private[-_]?key | subscription[-_]?key | secrets?
+      | passwords? | passwd | passphrase | pwd | authorization | auth | bearer | cookies? | credentials? | jwt
+      | connection[-_]?string | (?<!max[-_])token(?![-_.]?(?:count|limit|usage|budget|details)) )
     (?:$|[-_.])
     """
 )
-_TOKEN_COUNTS = frozenset({"max_token", "token_count"})
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+# In a text under an innocent name: credentials of a URL (RFC 3986, userinfo), keys in its query, HTTP's schemes.
+_SECRET_TEXT = re.compile(
+    r"""(?ix)
+    (?<=://)[^/@\s]+(?=@)
+    | (?<=[?&]) ((?:api[-_]?)?key|(?:access[-_]?)?token|sig) = [^&\s]+
+    | ^ (bearer|basic) \s+ \S+ $
+    """
+)
 
 
+@functools.lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Return whether a parameter of this name holds a credential."""
-    return _SECRET_NAME.search(name) is not None and name.lower() not in _TOKEN_COUNTS
+    return _SECRET_NAME.search(_CAMEL_CASE.sub("_", name)) is not None
 
 
 def without_secrets(value: Any) -> Any:
-    """Return *value* with everything that stands under a secret's name hidden, at any depth of dicts and lists."""
-    if isinstance(value, Mapping):
-        return {key: HIDDEN if _is_secret(key, item) else without_secrets(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_secrets(item) for item in value]
-    return value
+    """Return *value* as plain JSON values, with everything that stands under a secret's name hidden at any depth."""
+    return _hidden(plain(value))
 
 
-def _is_secret(key: Any, item: Any) -> bool:
-    return isinstance(key, str) and item is not None and is_secret_name(key)
+def _hidden(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if item is not None and is_secret_name(key) else _hidden(item) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_hidden(item) for item in value]
+    return _SECRET_TEXT.sub(HIDDEN, value) if isinstance(value, str) else value

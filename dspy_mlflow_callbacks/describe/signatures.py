@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dspy
 
+from dspy_mlflow_callbacks.describe.paths import Steps, items, text
 from dspy_mlflow_callbacks.describe.payloads import to_json
 
 _KNOWN_SIGNATURES = 512
@@ -55,7 +57,9 @@ def _field(info: Any) -> dict[str, Any]:
 
 
 def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    # In Python 3.10 `list[int]` passes for a class.
+    is_class = isinstance(annotation, type) and typing.get_origin(annotation) is None
+    return annotation.__name__ if is_class else str(annotation)
 
 
 def demos_digest(demos: Sequence[Any]) -> str:
@@ -69,12 +73,38 @@ def program_fingerprint(program: dspy.Module) -> str:
     The LM and its parameters are no part of it. Equal programs have equal fingerprints in every process.
     """
     digest = hashlib.sha256(type(program).__qualname__.encode())
-    for name, predictor in program.named_predictors():
-        digest.update(name.encode())
-        for text in signature_attributes(predictor.signature).values():
-            digest.update(text.encode())
+    for path, predictor in _predictors(program):
+        digest.update(path.encode())
+        for described in signature_attributes(predictor.signature).values():
+            digest.update(described.encode())
         digest.update(demos_digest(predictor.demos).encode())
+        digest.update(to_json(getattr(predictor, "fields", {})).encode())  # thresholds, from DSPy 3.4 on
     return digest.hexdigest()[:16]
+
+
+def _predictors(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict]]:
+    """Yield the predictors that DSPy finds, with their paths.
+
+    Unlike `named_predictors` this also looks into sub-programs that were compiled, ends in a ring of modules, and
+    does not read a long list of data to its end (`paths.MAX_ITEMS`): it runs at every call.
+    """
+    waiting: list[tuple[dspy.Module, Steps]] = [(program, ())]
+    seen = set()
+    while waiting:
+        module, steps = waiting.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            if isinstance(module, dspy.Predict):
+                yield text(steps), module
+            waiting.extend(_submodules(module, steps))
+
+
+def _submodules(module: dspy.Module, steps: Steps) -> Iterator[tuple[dspy.Module, Steps]]:
+    for step, held in items(module):
+        if isinstance(held, dspy.Module):
+            yield held, (*steps, step)
+        elif isinstance(held, (list, tuple, dict)):  # one level, as DSPy does: candidates of an optimizer lie deeper
+            yield from ((item, (*steps, step, at)) for at, item in items(held) if isinstance(item, dspy.Module))
 
 
 def fingerprint_attributes(program: Any) -> dict[str, str]:

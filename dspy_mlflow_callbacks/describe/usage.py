@@ -1,17 +1,15 @@
-"""What an LM call cost and how it ended: tokens, US dollars, finish reasons, cache hits."""
+"""What an LM call cost and how it ended: tokens, US dollars, finish reasons, cache hits, retries."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-_SEARCHED_ENTRIES = 1000
-"""History entries that are searched from the end: more than calls that end at once between an entry and its event."""
-
-# MLflow's name for a count (mlflow.tracing.constant.TokenUsageKey), and where DSPy reports it in OpenAI's names
-# (chat completions first, then the Responses API).
+# MLflow's name for a count (mlflow.tracing.constant.TokenUsageKey, and `reasoning_tokens`), and where DSPy has it: in
+# OpenAI's names (chat completions first, then the Responses API), in Anthropic's, and in its own (LMUsage, lm15.Usage).
 _COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "input_tokens": (("prompt_tokens",), ("input_tokens",)),
     "output_tokens": (("completion_tokens",), ("output_tokens",)),
@@ -20,16 +18,24 @@ _COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("prompt_tokens_details", "cached_tokens"),
         ("input_tokens_details", "cached_tokens"),
         ("cache_read_input_tokens",),
+        ("cache_read_tokens",),
     ),
     "cache_creation_input_tokens": (
         ("prompt_tokens_details", "cache_creation_tokens"),
         ("cache_creation_input_tokens",),
+        ("cache_write_tokens",),
     ),
     "reasoning_tokens": (
         ("completion_tokens_details", "reasoning_tokens"),
         ("output_tokens_details", "reasoning_tokens"),
+        ("reasoning_tokens",),
     ),
 }
+
+_NOTHING_BILLED = {"input_cost": 0.0, "output_cost": 0.0, "total_cost": 0.0}
+
+# Finish reasons that are not in the words of OpenAI's chat completions: lm15's, and the Responses API's status.
+_CHAT_REASONS = {"tool_call": "tool_calls", "completed": "stop", "max_output_tokens": "length"}
 
 
 @attrs.frozen(kw_only=True)
@@ -38,77 +44,147 @@ class LMReport:
 
     Attributes:
         tokens: Counts by MLflow's names, summed over all responses that were billed; empty where none was reported.
-        cost: US dollars as DSPy estimates them; None where it knows no price.
+        cost: US dollars by MLflow's names (`input_cost`, `output_cost`, `total_cost`) as DSPy estimates them: the
+            total alone where it does not say how it came about, zeros for a cache hit, None where no price is known.
         cache_hit: Whether DSPy's cache answered, which bills nothing.
-        finish_reasons: One for each completion, in the provider's words.
+        finish_reasons: One for each completion, in the words of OpenAI's chat completions; None where unknown.
         response_model: The model that answered, as the provider names it.
-        retries: How often DSPy tried again.
+        provider: Who billed the call, as DSPy's backend names it.
+        retries: The exceptions that DSPy answered with another attempt; None where they are not known.
     """
 
     tokens: dict[str, int]
-    cost: float | None
+    cost: dict[str, float] | None
     cache_hit: bool
-    finish_reasons: list[str]
+    finish_reasons: list[str | None]
     response_model: str | None
-    retries: int
+    provider: str | None
+    retries: list[BaseException] | None
 
 
-def report(lm: Any, watch: Any, outputs: Any, *, failed: bool) -> LMReport:
-    """Gather what was learned of a call of *lm* that returned *outputs* or *failed*."""
-    entry = {} if failed else _history_entry(lm, outputs)
-    response = entry.get("response", outputs)
-    cost = entry.get("cost")
-    # DSPy reports usage for every answer but one from its cache.
-    cache_hit = not failed and bool(entry) and not watch.reported
+def report(watch: Any, outputs: Any) -> LMReport:
+    """Gather what *watch* (an `LMWatch`) learned of a call; of an LM that told DSPy nothing, its *outputs* are read."""
+    answers = watch.answers or [outputs]
+    billed = [answer for answer in answers if not _is_cache_hit(answer)]
+    last = answers[-1]
     return LMReport(
-        tokens=_total(watch.usages),
-        cost=float(cost) if isinstance(cost, (int, float)) and not cache_hit else None,
-        cache_hit=cache_hit,
-        finish_reasons=[str(reason) for reason in _finish_reasons(response) if reason],
-        response_model=entry.get("response_model") or _get(response, "model"),
-        retries=len(watch.retries),
+        tokens=_total(_get(answer, "usage") for answer in billed),
+        cost=_cost(watch, billed) if billed else _NOTHING_BILLED,
+        cache_hit=not billed,
+        finish_reasons=_finish_reasons(last),
+        response_model=_text(_get(last, "response_model")) or _text(_get(last, "model")),
+        provider=_provider(last),
+        retries=watch.retries,
     )
 
 
-def _history_entry(lm: Any, outputs: Any) -> Mapping[str, Any]:
-    """Return the history entry of the call that gave these very *outputs*; an empty one where history is off.
+def _provider(answer: Any) -> str | None:
+    name = _text(_get(_get(answer, "cost_details"), "provider")) or _text(_hidden(answer, "custom_llm_provider"))
+    return name and name.removesuffix("-chat")  # lm15 names a provider's two APIs apart
 
-    Identity, not equality: two calls side by side may answer alike.
-    """
-    history = getattr(lm, "history", None) or []
-    for entry in history[: -_SEARCHED_ENTRIES - 1 : -1]:
-        if entry.get("outputs") is outputs or (outputs is not None and entry.get("response") is outputs):
-            found: Mapping[str, Any] = entry
-            return found
-    return {}
+
+def _is_cache_hit(answer: Any) -> bool:
+    # An LM whose `forward` calls `super().forward()` hands the hit on inside the raw response.
+    return _get(answer, "cache_hit") is True or _get(_get(answer, "raw"), "cache_hit") is True
 
 
 def _total(usages: Iterable[Any]) -> dict[str, int]:
     total: dict[str, int] = {}
     for usage in usages:
-        for name, places in _COUNTS.items():
-            count = next((found for place in places if (found := _count(usage, place)) is not None), None)
-            if count is not None:
-                total[name] = total.get(name, 0) + count
-    if "input_tokens" in total and "output_tokens" in total:
-        total.setdefault("total_tokens", total["input_tokens"] + total["output_tokens"])
+        for name, count in _counts(usage).items():
+            total[name] = total.get(name, 0) + count
     return total
+
+
+def _counts(usage: Any) -> dict[str, int]:
+    counts = {}
+    for name, places in _COUNTS.items():
+        count = next((found for place in places if (found := _count(usage, place)) is not None), None)
+        if count is not None:
+            counts[name] = count
+    if "input_tokens" in counts and "output_tokens" in counts:
+        counts.setdefault("total_tokens", counts["input_tokens"] + counts["output_tokens"])
+    return counts
 
 
 def _count(usage: Any, place: tuple[str, ...]) -> int | None:
     for name in place:
         usage = _get(usage, name)
-    return int(usage) if isinstance(usage, (int, float)) and not isinstance(usage, bool) else None
+    if isinstance(usage, bool) or not isinstance(usage, (int, float)) or not math.isfinite(usage):
+        return None
+    return int(usage)
 
 
-def _finish_reasons(response: Any) -> list[Any]:
-    """Return the finish reasons of an lm15, LiteLLM or Responses API response, or of a tuple of them."""
-    if isinstance(response, (list, tuple)):
-        return [reason for each in response for reason in _finish_reasons(each)]
-    choices = _get(response, "choices")
+def _cost(watch: Any, billed: Iterable[Any]) -> dict[str, float] | None:
+    total = _sum_if_all_known(_price(answer) for answer in billed)
+    if total is None:
+        return None
+    of_input = _sum_if_all_known(_input_price(watch, answer) for answer in billed)
+    if of_input is None or of_input > total:
+        return {"total_cost": total}
+    return {"input_cost": of_input, "output_cost": total - of_input, "total_cost": total}
+
+
+def _price(answer: Any) -> float | None:
+    price = _get(answer, "cost")
+    price = _hidden(answer, "response_cost") if price is None else price
+    return float(price) if isinstance(price, (int, float)) else None
+
+
+def _input_price(watch: Any, answer: Any) -> float | None:
+    counts = _counts(_get(answer, "usage"))
+    price: float | None = watch.input_cost(
+        answer,
+        input_tokens=counts.get("input_tokens", 0),
+        output_tokens=counts.get("output_tokens", 0),
+        cache_read_tokens=counts.get("cache_read_input_tokens", 0),
+    )
+    return price
+
+
+def _sum_if_all_known(numbers: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total
+
+
+def _finish_reasons(answer: Any) -> list[str | None]:
+    """Return the finish reasons of DSPy's result, or of an lm15, LiteLLM, Responses API or typed response."""
+    responses = _get(answer, "responses") or (_get(answer, "raw") or answer,)
+    return [_in_chat_words(reason) for response in responses for reason in _reasons(response)]
+
+
+def _reasons(response: Any) -> list[Any]:
+    choices = _get(response, "choices") or _get(response, "outputs")
     if isinstance(choices, (list, tuple)):
         return [_get(choice, "finish_reason") for choice in choices]
-    return [_get(response, "finish_reason") or _get(response, "status")]
+    items = _get(response, "output")
+    if isinstance(items, (list, tuple)):
+        return [_status(response, items)]
+    return [_get(response, "finish_reason")]
+
+
+def _status(response: Any, items: Iterable[Any]) -> Any:
+    """Return how a response of the Responses API ended: it has a status, and a reason if that is `incomplete`."""
+    if any(_get(item, "type") == "function_call" for item in items):
+        return "tool_calls"
+    return _get(_get(response, "incomplete_details"), "reason") or _get(response, "status")
+
+
+def _in_chat_words(reason: Any) -> str | None:
+    return _CHAT_REASONS.get(reason, reason) if isinstance(reason, str) else None
+
+
+def _hidden(answer: Any, name: str) -> Any:
+    """Return what LiteLLM keeps beside a response, which DSPy's result holds as *raw*."""
+    return _get(_get(_get(answer, "raw") or answer, "_hidden_params"), name)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _get(value: Any, name: str) -> Any:

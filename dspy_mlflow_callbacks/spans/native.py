@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import mlflow
 import orjson
 from mlflow.entities import SpanEvent as MlflowSpanEvent
-from mlflow.entities import SpanLogLevel, SpanStatus, SpanStatusCode
+from mlflow.entities import SpanStatus, SpanStatusCode
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.spans.delivery import DELIVERY
 
 # An attribute of every span of ours: it tells them from the user's own.
 CALL_ID = "dspy.call_id"
+
+# MLflow's numbers for its log levels (mlflow.entities.SpanLogLevel, since MLflow 3.13).
+_LOG_LEVELS = {"DEBUG": "10", "INFO": "20", "WARNING": "30", "ERROR": "40", "CRITICAL": "50"}
+
+_OK = SpanStatus(SpanStatusCode.OK)
 
 # What marks binary data in a JSON text: a data URI (RFC 2397), or OpenAI's audio part.
 _BINARY_MARKS = (";base64,", '"input_audio"')
@@ -32,7 +38,7 @@ class NativeSpan:
 
     otel: otel.Span
     live: Any
-    token: Any
+    detach: Callable[[], None]
 
     @property
     def is_recording(self) -> bool:
@@ -42,6 +48,9 @@ class NativeSpan:
 
 class NativeEngine:
     """Opens and closes MLflow spans through MLflow's tracing API."""
+
+    def __init__(self) -> None:
+        DELIVERY.start()
 
     def open(
         self,
@@ -54,47 +63,49 @@ class NativeEngine:
         """Open a span below *parent*, or where MLflow's context says, and make it MLflow's active span."""
         if internals.is_suppressed():
             return self.mute(parent)
-        above = _parent_span(parent)
+        if parent is None:
+            DELIVERY.probe()
+        tracer = internals.tracer()
+        above = _parent_span(tracer.current_span(), parent)
         run = None if above.get_span_context().is_valid else internals.calling_run()
-        span = internals.tracer().start_span(
+        span = tracer.tracer.start_span(
             start.name,
             context=otel.set_span_in_context(above, Context()),
             attributes=_attributes(call_id, start, run),
         )
-        token = internals.attach(span)
-        if not span.is_recording():
-            return NativeSpan(span, None, token)
+        detach = tracer.attach(span)
         try:
-            live = mlflow.get_current_active_span()
-            span.set_attribute(internals.SPAN_TYPE, f'"{start.span_type}"')  # MLflow's span of ours starts without one
-            _set_payload(live, span, internals.INPUTS, start.inputs)
-            _update_trace(tags, {**metadata, internals.SOURCE_RUN: run.info.run_id} if run else metadata)
+            live = internals.live_span(span)
+            if live is not None:
+                span.set_attribute(internals.SPAN_TYPE, f'"{start.span_type}"')  # MLflow made it without one
+                _set_payload(live, span, internals.INPUTS, start.inputs)
+                _update_trace(tags, {**metadata, internals.SOURCE_RUN: run.info.run_id} if run else metadata)
         except BaseException:
-            internals.detach(token)
+            detach()
             span.end()
             raise
-        return NativeSpan(span, live, token)
+        return NativeSpan(span, live, detach)
 
     def mute(self, parent: NativeSpan | None) -> NativeSpan:
         """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""
-        trace_id = _parent_span(parent).get_span_context().trace_id or internals.ids.generate_trace_id()
+        tracer = internals.tracer()
+        above = _parent_span(tracer.current_span(), parent).get_span_context()
         # Not sampled, and MLflow's sampler follows its local parent.
-        context = otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False)
-        span = otel.NonRecordingSpan(context)
-        return NativeSpan(span, None, internals.attach(span))
+        trace_id = above.trace_id or internals.ids.generate_trace_id()
+        span = otel.NonRecordingSpan(otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False))
+        return NativeSpan(span, None, tracer.attach(span))
 
     def close(self, span: NativeSpan, end: SpanEnd) -> None:
         """Take *span* out of MLflow's context, then end it."""
         # First the context: a span that fails to end must not become the parent of the next trace.
-        internals.detach(span.token)
+        span.detach()
         if span.live is None:
             return
-        for key, text in end.attributes.items():
-            span.otel.set_attribute(key, text)
+        span.otel.set_attributes(end.attributes)
         for event in end.events:
             self.add_event(span, event)
         _set_payload(span.live, span.otel, internals.OUTPUTS, end.outputs)
-        span.live.end(status=_status(end.error))
+        span.live.end(status=_OK if end.error is None else SpanStatus(SpanStatusCode.ERROR, end.error))
 
     def add_event(self, span: NativeSpan, event: SpanEvent) -> None:
         """Add *event* to a span that is open."""
@@ -102,13 +113,12 @@ class NativeEngine:
             span.live.add_event(MlflowSpanEvent(event.name, attributes=dict(event.attributes)))
 
 
-def _parent_span(parent: NativeSpan | None) -> otel.Span:
-    """Return the span to nest below.
+def _parent_span(active: otel.Span, parent: NativeSpan | None) -> otel.Span:
+    """Return the span to nest below; *active* is the one in MLflow's context.
 
     A span of the user's own that is open inside the DSPy parent's trace stands between; else the DSPy parent; else
     whatever MLflow's context holds: the user's span, a remote parent, or nothing.
     """
-    active = internals.current_span()
     if parent is not None:
         return active if _is_users_span_within(active, parent) else parent.otel
     ended = not active.is_recording() and not isinstance(active, otel.NonRecordingSpan)
@@ -126,7 +136,7 @@ def _is_users_span_within(active: otel.Span, parent: NativeSpan) -> bool:
 def _attributes(call_id: str, start: SpanStart, run: Any) -> dict[str, str]:
     attributes = {**start.attributes, CALL_ID: f'"{call_id}"'}
     if start.level is not None:
-        attributes[internals.LOG_LEVEL] = str(int(SpanLogLevel.from_value(start.level)))
+        attributes[internals.LOG_LEVEL] = _LOG_LEVELS[start.level]
     if run is not None and not internals.has_destination():
         attributes[internals.EXPERIMENT_ID] = f'"{run.info.experiment_id}"'
     return attributes
@@ -146,9 +156,3 @@ def _set_payload(live: Any, span: otel.Span, key: str, text: str | None) -> None
 def _update_trace(tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
     if tags or metadata:
         mlflow.update_current_trace(tags=dict(tags), metadata=dict(metadata))
-
-
-def _status(error: str | None) -> SpanStatus:
-    if error is None:
-        return SpanStatus(SpanStatusCode.OK)
-    return SpanStatus(SpanStatusCode.ERROR, error)

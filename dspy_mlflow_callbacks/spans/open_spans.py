@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -60,10 +61,10 @@ class OpenSpans:
         return None if call_id is None else self._calls.get(call_id)
 
     def add(self, call_id: str, call: OpenCall) -> None:
-        """Hold *call* until it is taken."""
+        """Hold *call* until it is taken; under another call's id it stands for that one too."""
         self._calls[call_id] = call
-        if not call.is_dropped:
-            call.trace.setdefault(call_id, call)
+        if call.start is not None and call.start.call_id == call_id:
+            call.trace[call_id] = call
 
     def take(self, call_id: str) -> OpenCall | None:
         """Return the call with this id and forget it; None for one that is not open."""
@@ -74,12 +75,13 @@ class OpenSpans:
 
     def abandon(self, trace: dict[str, OpenCall]) -> list[OpenCall]:
         """Return the calls of *trace* that are still open, innermost first, and drop what may yet come from them."""
-        left = {}
-        while trace:
-            call_id, call = trace.popitem()
-            self._calls[call_id] = DROPPED
-            left[id(call)] = call
-        return list(left.values())
+        left = []
+        with suppress(KeyError):  # empty, be it that another thread took the last one
+            while True:
+                call_id, call = trace.popitem()
+                self._calls[call_id] = DROPPED
+                left.append(call)
+        return left
 
 
 OPEN_SPANS = OpenSpans()

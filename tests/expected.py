@@ -1,0 +1,25 @@
+"""Trees of spans as a test writes them: `ok("Program", "CHAIN", ok("Program.retrieve", "RETRIEVER"))`."""
+
+from __future__ import annotations
+
+from programs import predict_tree
+
+
+def ok(name: str, span_type: str, *children):
+    """Return a span that went well, with *children* below it."""
+    return (name, span_type, "OK", list(children))
+
+
+def failed(name: str, span_type: str, *children):
+    """Return a span with an error status, with *children* below it."""
+    return (name, span_type, "ERROR", list(children))
+
+
+def chain_of_thought(name: str = "ChainOfThought"):
+    """Return one call of a `dspy.ChainOfThought` that went well."""
+    return ok(name, "CHAIN", predict_tree(f"{name}.predict"))
+
+
+def ordered(tree):
+    """Return *tree* with the children of each span sorted: threads start them in any order."""
+    return sorted(((name, kind, status, ordered(below)) for name, kind, status, below in tree), key=repr)

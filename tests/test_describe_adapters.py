@@ -1,0 +1,106 @@
+"""What adapters' spans say, and what a trace shows when one adapter takes over from another."""
+
+from __future__ import annotations
+
+import dspy
+import pytest
+from dspy.utils.dummies import DummyLM
+from programs import answering
+
+from dspy_mlflow_callbacks.describe.adapters import fallback_event
+
+JSON_ANSWER = '{"answer": "42"}'
+
+
+class Raw(DummyLM):
+    """An LM that answers with *texts* as they are, one after the other."""
+
+    def __init__(self, *texts):
+        super().__init__([], follow_examples=True)
+        self.texts = list(texts)
+
+    def _use_example(self, messages):
+        return self.texts.pop(0)
+
+
+def predict(lm, adapter=None):
+    with dspy.context(lm=lm, adapter=adapter):
+        return dspy.Predict("question -> answer")(question="q")
+
+
+def test_format_and_parse(dspy_traces):
+    """`format` shows what it was given and the messages it made; `parse` the completion and the fields."""
+    predict(answering({"answer": "42"}))
+    (format_,) = dspy_traces.spans(kind="adapter_format")
+    (parse,) = dspy_traces.spans(kind="adapter_parse")
+    assert format_.inputs == {"signature": "question -> answer", "demos": [], "inputs": {"question": "q"}}
+    assert [message["role"] for message in format_.outputs] == ["system", "user"]
+    assert "[[ ## question ## ]]\nq" in format_.outputs[1]["content"]
+    assert parse.inputs["signature"] == "question -> answer"
+    assert "[[ ## answer ## ]]\n42" in parse.inputs["completion"]
+    assert parse.outputs == {"answer": "42"}
+    assert parse.get_attribute("dspy.adapter.raw_completion") is None
+
+
+@pytest.mark.parametrize(
+    ("adapter", "completion"),
+    [
+        (dspy.JSONAdapter(), JSON_ANSWER),
+        (dspy.XMLAdapter(), "<answer>42</answer>"),
+        pytest.param("BAMLAdapter", JSON_ANSWER, id="BAMLAdapter"),
+    ],
+)
+def test_nested_format_is_one_span(dspy_traces, adapter, completion):
+    """An adapter that formats through its base class, where DSPy emits the event twice, has one span for it."""
+    if isinstance(adapter, str):
+        from dspy.adapters.baml_adapter import BAMLAdapter
+
+        adapter = BAMLAdapter()
+    predict(Raw(completion), adapter)
+    name = type(adapter).__name__
+    steps = [(f"{name}.format", "PARSER"), ("dummy", "CHAT_MODEL"), (f"{name}.parse", "PARSER")]
+    assert dspy_traces.tree() == [("Predict", "CHAIN", "OK", [(step, kind, "OK", []) for step, kind in steps])]
+
+
+def test_fallback_to_another_adapter(dspy_traces):
+    """A failed parse is a failed span with the raw completion, and the Predict says which adapter took over."""
+    assert predict(Raw("no fields at all", JSON_ANSWER)).answer == "42"
+    assert dspy_traces.tree() == [
+        (
+            "Predict",
+            "CHAIN",
+            "OK",
+            [
+                ("ChatAdapter.format", "PARSER", "OK", []),
+                ("dummy", "CHAT_MODEL", "OK", []),
+                ("ChatAdapter.parse", "PARSER", "ERROR", []),
+                ("JSONAdapter.format", "PARSER", "OK", []),
+                ("dummy", "CHAT_MODEL", "OK", []),
+                ("JSONAdapter.parse", "PARSER", "OK", []),
+            ],
+        )
+    ]
+    predict_span, failed = dspy_traces.spans(kind="module") + dspy_traces.spans(name="ChatAdapter.parse")
+    (event,) = predict_span.events
+    assert (event.name, event.attributes) == ("adapter_fallback", {"from": "ChatAdapter", "to": "JSONAdapter"})
+    assert failed.get_attribute("dspy.adapter.raw_completion") == "no fields at all"
+    assert failed.outputs is None
+    assert failed.status.description.startswith("AdapterParseError")
+
+
+def test_no_fallback_event_without_a_fallback(dspy_traces):
+    """Predicts that go well one after the other say nothing of a fallback, whatever their adapters."""
+
+    class Twice(dspy.Module):
+        def forward(self):
+            predict(answering({"answer": "42"}))
+            predict(Raw(JSON_ANSWER), dspy.JSONAdapter())
+
+    Twice()()
+    assert [span.events for span in dspy_traces.spans(kind="module")] == [[], [], []]
+
+
+def test_fallback_event():
+    """The event of a fallback names both adapters."""
+    event = fallback_event("ChatAdapter", "JSONAdapter")
+    assert (event.name, event.attributes) == ("adapter_fallback", {"from": "ChatAdapter", "to": "JSONAdapter"})
