@@ -64,3 +64,18 @@ test-oldest:
 
 clean:
 	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache demo mlruns
+
+$(VENV)/.browser: $(VENV)/.dev
+	@$(call install,$(VENV),--group browser)
+	@touch $@
+
+# What MLflow's UI shows, in Chromium. REFRESH_IMAGES=1 takes the README's picture again.
+.PHONY: test-browser
+test-browser: $(VENV)/.browser
+	@command -v chromium > /dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get > /dev/null; } \
+		|| { echo "These tests need the command chromium: on Debian, apt-get install chromium."; exit 1; }
+	@command -v chromium > /dev/null || { echo "Installing chromium ..."; apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > $(VENV)/chromium.log 2>&1 \
+		|| { tail -n 40 $(VENV)/chromium.log; exit 1; }; }
+	$(BIN)/python -m pytest tests/browser --timeout 300
