@@ -77,8 +77,8 @@ class Tracing:
         if known is None or known.owner not in (None, self):
             return
         call = self._open_spans.take(call_id)
-        if call is None or call.start is None:
-            if call is not None and call.span is not None:
+        if call.start is None:
+            if call.span is not None:
                 self._engine.close(call.span, SpanEnd())
         elif call.start.call_id == call_id:  # else its parent stands for it
             self._finish(call, call.start, CallEnd(call_id=call_id, outputs=outputs, exception=exception))

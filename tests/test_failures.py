@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import attrs
 import dspy
 import mlflow
 import pytest
 from programs import Program, answering, predict_tree, program_tree
 
-from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
+from dspy_mlflow_callbacks import CallKind, MlflowCallback, RatioSampler
 
 
 class Failing(dspy.Module):
@@ -214,6 +215,44 @@ def test_a_blocking_middleware_holds_up_its_own_call_only(dspy_traces):
     release.set()
     thread.join()
     assert len(dspy_traces.all()) == 2
+
+
+@pytest.mark.warns
+@pytest.mark.parametrize("changes", [{"tags": 7}, {"metadata": 7}, {"level": "LOUD"}])
+def test_a_middleware_that_sets_nonsense_costs_its_span_only(dspy_traces, warned, changes):
+    """Tags or a level that no span can have cost the span; the context is as before, and one warning says why."""
+
+    def nonsense(call):
+        return attrs.evolve(call, **changes) if call.kind is CallKind.LM else call
+
+    callback = MlflowCallback(middleware=[nonsense])
+    with dspy.context(callbacks=[callback]):
+        assert Program()(question="why?").answer == "42"
+    assert mlflow.get_current_active_span() is None
+    assert (callback.stats().failed, callback.stats().open, len(warned.records)) == (1, 0, 1)
+    assert [span.name for span in dspy_traces.spans(kind="lm")] == []
+    assert len(dspy_traces.one().data.spans) == 5
+
+
+@pytest.mark.warns
+def test_a_payload_that_mlflow_refuses_leaves_a_span_without_it(dspy_traces, warned, monkeypatch):
+    """Where MLflow cannot take binary data, the span is closed without inputs and the trace is whole otherwise."""
+    monkeypatch.setenv("MLFLOW_TRACE_MAX_ATTACHMENT_SIZE", "nonsense")
+
+    def look(image: str) -> int:
+        return len(image)
+
+    tool = dspy.Tool(look)
+
+    class Looking(dspy.Module):
+        def forward(self):
+            return tool(image="data:image/png;base64,iVBORw0KGgo=")
+
+    Looking()()
+    assert mlflow.get_current_active_span() is None
+    assert [(span.name, span.inputs) for span in dspy_traces.spans()] == [("Looking", {}), ("look", None)]
+    (message,) = warned.messages
+    assert "MLFLOW_TRACE_MAX_ATTACHMENT_SIZE" in message
 
 
 @pytest.mark.warns

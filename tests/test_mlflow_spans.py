@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import attrs
 import dspy
 import mlflow
 import pytest
+from mlflow import environment_variables
 from mlflow.entities.trace_location import MlflowExperimentLocation
+from opentelemetry import trace as otel
 from programs import Program, answering, predict_tree, program_tree
 
 from dspy_mlflow_callbacks import MlflowCallback
@@ -256,3 +259,70 @@ def test_runs_side_by_side_get_their_own_traces(dspy_traces):
     runs = {trace.info.request_preview: trace.info.trace_metadata["mlflow.sourceRun"] for trace in dspy_traces.all()}
     assert runs == {f'{{"question":"{name}"}}': run_id for name, run_id in linked.items()}
     assert len(dspy_traces.all()) == 6
+
+
+@pytest.mark.skipif(
+    not hasattr(environment_variables, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT"), reason="since MLflow 3.15"
+)
+def test_spans_are_shared_with_opentelemetry_where_mlflow_shares_them(dspy_traces, monkeypatch):
+    """With `MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT` the module's span is OpenTelemetry's current one while it runs."""
+    monkeypatch.setenv("MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT", "true")
+    mlflow.tracing.reset()
+    current = []
+
+    def forward(module):
+        current.append(otel.get_current_span().get_span_context().span_id)
+
+    Calling(forward)()
+    assert [f"{span_id:016x}" for span_id in current] == [dspy_traces.one().data.spans[0].span_id]
+    assert otel.get_current_span() is otel.INVALID_SPAN
+
+
+def test_the_level_that_a_middleware_chooses_is_the_spans(dspy_traces):
+    """A call's `level` becomes MLflow's log level."""
+
+    def quiet(call):
+        return attrs.evolve(call, level="WARNING")
+
+    with dspy.context(callbacks=[MlflowCallback(middleware=[quiet])]):
+        dspy.Predict("question -> answer")(question="why?")
+    assert {span.get_attribute("mlflow.spanLogLevel") for span in dspy_traces.spans()} == {30}
+
+
+def test_the_levels_are_mlflows(dspy_traces):
+    """Spans have MLflow's default level of their type, and those that failed have the level ERROR."""
+
+    def forward(module):
+        module.predict(question="why?")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Calling(forward)()
+    with mlflow.start_span("a CHAIN of the user's", span_type="CHAIN"):
+        pass
+    levels = {span.name: span.get_attribute("mlflow.spanLogLevel") for span in dspy_traces.spans()}
+    default = levels.pop("a CHAIN of the user's")
+    assert levels.pop("Calling") == (default and 40)
+    assert levels.pop("dummy") == (default and 20)
+    assert set(levels.values()) == {default}
+
+
+def test_a_status_that_the_user_sets_stays(dspy_traces):
+    """A module that says that it failed and returns all the same has the status ERROR."""
+
+    def forward(module):
+        mlflow.get_current_active_span().set_status("ERROR")
+
+    Calling(forward)()
+    assert dspy_traces.tree() == [("Calling", "CHAIN", "ERROR", [])]
+
+
+def test_the_users_span_processors_see_each_span(dspy_traces):
+    """What is configured with `mlflow.tracing.configure(span_processors=...)` runs on every span as it ends."""
+
+    def mark(span):
+        span.set_attribute("seen", span.name)
+
+    mlflow.tracing.configure(span_processors=[mark])
+    Program()(question="why?")
+    assert [span.get_attribute("seen") for span in dspy_traces.spans()] == [span.name for span in dspy_traces.spans()]

@@ -23,10 +23,11 @@ CALL_ID = "dspy.call_id"
 # MLflow's numbers for its log levels (mlflow.entities.SpanLogLevel, since MLflow 3.13).
 _LOG_LEVELS = {"DEBUG": "10", "INFO": "20", "WARNING": "30", "ERROR": "40", "CRITICAL": "50"}
 
-_OK = SpanStatus(SpanStatusCode.OK)
+# Spans that MLflow may price when they end.
+_PRICED = ("LLM", "CHAT_MODEL")
 
 # What marks binary data in a JSON text: a data URI (RFC 2397), or OpenAI's audio part.
-_BINARY_MARKS = (";base64,", '"input_audio"')
+_DATA_URI, _AUDIO = ";base64,", '"input_audio"'
 
 
 @attrs.frozen(eq=False)
@@ -39,6 +40,7 @@ class NativeSpan:
     otel: otel.Span
     live: Any
     detach: Callable[[], None]
+    is_priced: bool = False
 
     @property
     def is_recording(self) -> bool:
@@ -61,6 +63,7 @@ class NativeEngine:
         metadata: Mapping[str, str],
     ) -> NativeSpan:
         """Open a span below *parent*, or where MLflow's context says, and make it MLflow's active span."""
+        tags, metadata = dict(tags), dict(metadata)  # a middleware's, and refused before a span is there
         if internals.is_suppressed():
             return self.mute(parent)
         if parent is None:
@@ -79,12 +82,15 @@ class NativeEngine:
             if live is not None:
                 span.set_attribute(internals.SPAN_TYPE, f'"{start.span_type}"')  # MLflow made it without one
                 _set_payload(live, span, internals.INPUTS, start.inputs)
-                _update_trace(tags, {**metadata, internals.SOURCE_RUN: run.info.run_id} if run else metadata)
+                if run is not None:
+                    metadata[internals.SOURCE_RUN] = run.info.run_id
+                if tags or metadata:
+                    mlflow.update_current_trace(tags=tags, metadata=metadata)
         except BaseException:
             detach()
             span.end()
             raise
-        return NativeSpan(span, live, detach)
+        return NativeSpan(span, live, detach, start.span_type in _PRICED)
 
     def mute(self, parent: NativeSpan | None) -> NativeSpan:
         """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""
@@ -105,12 +111,13 @@ class NativeEngine:
         for event in end.events:
             self.add_event(span, event)
         _set_payload(span.live, span.otel, internals.OUTPUTS, end.outputs)
-        span.live.end(status=_OK if end.error is None else SpanStatus(SpanStatusCode.ERROR, end.error))
+        if end.error is not None:
+            span.live.set_status(SpanStatus(SpanStatusCode.ERROR, end.error))
+        internals.end_span(span.live, span.otel, is_priced=span.is_priced)
 
     def add_event(self, span: NativeSpan, event: SpanEvent) -> None:
-        """Add *event* to a span that is open."""
-        if span.live is not None:
-            span.live.add_event(MlflowSpanEvent(event.name, attributes=dict(event.attributes)))
+        """Add *event* to a span that is open and recording."""
+        span.live.add_event(MlflowSpanEvent(event.name, attributes=dict(event.attributes)))
 
 
 def _parent_span(active: otel.Span, parent: NativeSpan | None) -> otel.Span:
@@ -135,8 +142,9 @@ def _is_users_span_within(active: otel.Span, parent: NativeSpan) -> bool:
 
 def _attributes(call_id: str, start: SpanStart, run: Any) -> dict[str, str]:
     attributes = {**start.attributes, CALL_ID: f'"{call_id}"'}
-    if start.level is not None:
-        attributes[internals.LOG_LEVEL] = _LOG_LEVELS[start.level]
+    level = _LOG_LEVELS[start.level] if start.level is not None else internals.default_level(start.span_type)
+    if level is not None:
+        attributes[internals.LOG_LEVEL] = level
     if run is not None and not internals.has_destination():
         attributes[internals.EXPERIMENT_ID] = f'"{run.info.experiment_id}"'
     return attributes
@@ -146,13 +154,8 @@ def _set_payload(live: Any, span: otel.Span, key: str, text: str | None) -> None
     """Set a payload as it is; one with binary data goes through MLflow, which moves the data to attachments."""
     if text is None:
         return
-    if any(mark in text for mark in _BINARY_MARKS):
+    if _DATA_URI in text or _AUDIO in text:
         setter = live.set_inputs if key == internals.INPUTS else live.set_outputs
         setter(orjson.loads(text))
     else:
         span.set_attribute(key, text)
-
-
-def _update_trace(tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-    if tags or metadata:
-        mlflow.update_current_trace(tags=dict(tags), metadata=dict(metadata))

@@ -66,11 +66,10 @@ class OpenSpans:
         if call.start is not None and call.start.call_id == call_id:
             call.trace[call_id] = call
 
-    def take(self, call_id: str) -> OpenCall | None:
-        """Return the call with this id and forget it; None for one that is not open."""
-        call = self._calls.pop(call_id, None)
-        if call is not None:
-            call.trace.pop(call_id, None)
+    def take(self, call_id: str) -> OpenCall:
+        """Return the call with this id and forget it; `DROPPED` for one that is not open."""
+        call = self._calls.pop(call_id, DROPPED)
+        call.trace.pop(call_id, None)
         return call
 
     def abandon(self, trace: dict[str, OpenCall]) -> list[OpenCall]:
