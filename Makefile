@@ -1,4 +1,4 @@
-# Five commands: demo, test, lint, bench, test-oldest. Each makes the virtual environment that it needs.
+# demo, test, lint, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv

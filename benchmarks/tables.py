@@ -22,14 +22,14 @@ CONTESTANT_HEAD = (
 )
 
 
-def contestant_rows(rounds):
-    """Return a row for each contestant, given its name and its figures in each round."""
+def contestant_rows(rounds, storing):
+    """Return a row for each contestant, given its figures in each round and those of the run that stores."""
     calls = {name: _median(figures, "call_us") for name, figures in rounds.items()}
     cpu = {name: _median(figures, "caller_cpu_us") for name, figures in rounds.items()}
-    return [_row(name, figures, calls, cpu) for name, figures in rounds.items()]
+    return [_row(name, figures, storing[name], calls, cpu) for name, figures in rounds.items()]
 
 
-def _row(name, figures, calls, cpu):
+def _row(name, figures, storing, calls, cpu):
     call, no_op, autolog = calls[name], calls.get(NO_OP), calls.get(AUTOLOG)
     return {
         "contestant": CONTESTANTS[name].title,
@@ -40,10 +40,10 @@ def _row(name, figures, calls, cpu):
         "added_caller_cpu_us_per_span": (cpu[name] - cpu[NO_OP]) / SPANS if no_op else None,
         "to_no_op": call / no_op if no_op else None,
         "to_autolog": call / autolog if autolog else None,
-        "cpu_ms": _median(figures, "cpu_ms"),
-        "spans": sorted({count for each in figures for count in each["spans"]}),
-        "executed": sum(each["executed"] for each in figures),
-        "stored": sum(each["stored"] for each in figures) if CONTESTANTS[name].keeps else None,
+        "cpu_ms": storing["cpu_ms"],
+        "spans": storing["spans"],
+        "executed": storing["executed"],
+        "stored": storing["stored"] if CONTESTANTS[name].keeps else None,
     }
 
 
@@ -82,7 +82,8 @@ def _circumstances(results):
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return (
         f"{versions}; {results['cores']} cores. Medians of {results['rounds']} rounds, each contestant in a process of "
-        f"its own: {results['warm_up']} calls to warm up, {results['calls']} measured."
+        f"its own: {results['warm_up']} calls to warm up, {results['calls']} measured. The last three columns are of "
+        "one more run."
     )
 
 

@@ -1,4 +1,4 @@
-"""The only door to what DSPy does not promise: its context variables and the places that emit no event.
+"""The door to what DSPy does not promise: its context variables and the places that emit no event.
 
 Each function says what it relies on; `tests/test_dspy_internals.py` names it when a DSPy release changes it.
 """

@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 import mlflow
 from mlflow.tracing import provider
+from mlflow.tracing.config import get_config
 from mlflow.tracing.context import _USER_TRACE_CONTEXT
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.tracing.utils import set_span_cost_attribute, should_compute_cost_client_side
@@ -134,16 +135,14 @@ class _CurrentTracer:
 tracer = _CurrentTracer()
 
 
-def live_span(span: otel.Span) -> Any:
-    """Return MLflow's live span around *span*, which MLflow's span processor has registered; None if it has not."""
-    trace_id = getattr(span, "attributes", {}).get("mlflow.traceRequestId")
-    if trace_id is None:
-        return None
+def live_span(span: Any) -> Any:
+    """Return MLflow's live span around *span*, which MLflow's span processor has registered."""
+    trace_id = span.attributes["mlflow.traceRequestId"]
     span_id = f"{span.get_span_context().span_id:016x}"
     return InMemoryTraceManager.get_instance().get_span_from_id(json.loads(trace_id), span_id)
 
 
-def end_span(live: Any, span: Any, *, is_priced: bool) -> None:
+def end_span(span: Any, *, is_priced: bool) -> None:
     """Do what `LiveSpan.end` does for a span that has its log level, in a third of its time.
 
     A status of error that somebody set on the span stays.
@@ -151,8 +150,9 @@ def end_span(live: Any, span: Any, *, is_priced: bool) -> None:
     if span.status.status_code is not otel.StatusCode.ERROR:
         span.set_status(_OK)
     if is_priced and should_compute_cost_client_side():
-        set_span_cost_attribute(live)
-    apply_span_processors(live)  # what the user gave to `mlflow.tracing.configure`
+        set_span_cost_attribute(live_span(span))
+    if get_config().span_processors:  # what the user gave to `mlflow.tracing.configure`
+        apply_span_processors(live_span(span))
     span.end()
 
 

@@ -36,8 +36,8 @@ def describe_start(call: CallStart) -> SpanStart:
     """Return what the span of *call* says as it opens."""
     start: Callable[[CallStart], SpanStart] = _KINDS[call.kind].start
     described = start(call)
-    own = {key: to_json(value) for key, value in call.attributes.items()}
-    attributes = {"dspy.kind": f'"{call.kind.value}"', **described.attributes, **own}
+    attributes = {"dspy.kind": f'"{call.kind.value}"', **described.attributes}
+    attributes.update((key, to_json(value)) for key, value in call.attributes.items())
     if call.is_root:
         attributes = {**_VERSIONS, **_fingerprint(call), **attributes}
     # A name may come from the user: a tool's name, a key in a dict of modules.
@@ -48,11 +48,11 @@ def describe_end(call: CallStart, end: CallEnd) -> SpanEnd:
     """Return what the span of *call* says as it closes."""
     describe: Callable[[CallStart, CallEnd], SpanEnd] = _KINDS[call.kind].end
     described = describe(call, end)
+    if end.exception is None and not end.attributes:
+        return described
     attributes = {**described.attributes, **{key: to_json(value) for key, value in end.attributes.items()}}
-    if end.exception is None:
-        return attrs.evolve(described, attributes=attributes)
-    failed = describe_exception(end.exception)
-    return attrs.evolve(failed, attributes=attributes)
+    outcome = described if end.exception is None else describe_exception(end.exception)
+    return attrs.evolve(outcome, attributes=attributes)
 
 
 def describe_exception(exception: BaseException) -> SpanEnd:

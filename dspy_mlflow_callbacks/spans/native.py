@@ -32,20 +32,16 @@ _DATA_URI, _AUDIO = ";base64,", '"input_audio"'
 
 @attrs.frozen(eq=False)
 class NativeSpan:
-    """A span that is open: OpenTelemetry's, MLflow's, and what takes it out of MLflow's context again.
+    """A span that is open: OpenTelemetry's, and what takes it out of MLflow's context again.
 
-    *live* is None where nothing is recorded: the call is dropped, MLflow samples it out, or tracing is disabled.
+    One that is not recording stands where nothing is stored: the call is dropped, MLflow samples it out, or tracing is
+    disabled.
     """
 
     otel: otel.Span
-    live: Any
     detach: Callable[[], None]
+    is_recording: bool = False
     is_priced: bool = False
-
-    @property
-    def is_recording(self) -> bool:
-        """Whether the span will be stored."""
-        return self.live is not None
 
 
 class NativeEngine:
@@ -53,6 +49,7 @@ class NativeEngine:
 
     def __init__(self) -> None:
         DELIVERY.start()
+        self._probed: internals.Tracer | None = None
 
     def open(
         self,
@@ -66,9 +63,10 @@ class NativeEngine:
         tags, metadata = dict(tags), dict(metadata)  # a middleware's, and refused before a span is there
         if internals.is_suppressed():
             return self.mute(parent)
-        if parent is None:
-            DELIVERY.probe()
         tracer = internals.tracer()
+        if tracer is not self._probed:  # MLflow takes a new one for a new tracking URI
+            self._probed = tracer
+            DELIVERY.probe()
         above = _parent_span(tracer.current_span(), parent)
         run = None if above.get_span_context().is_valid else internals.calling_run()
         span = tracer.tracer.start_span(
@@ -76,12 +74,12 @@ class NativeEngine:
             context=otel.set_span_in_context(above, Context()),
             attributes=_attributes(call_id, start, run),
         )
+        is_recording = span.is_recording()
         detach = tracer.attach(span)
         try:
-            live = internals.live_span(span)
-            if live is not None:
-                span.set_attribute(internals.SPAN_TYPE, f'"{start.span_type}"')  # MLflow made it without one
-                _set_payload(live, span, internals.INPUTS, start.inputs)
+            if is_recording:
+                # MLflow has made its own span around this one, without a type.
+                _set(span, internals.INPUTS, start.inputs, {internals.SPAN_TYPE: f'"{start.span_type}"'})
                 if run is not None:
                     metadata[internals.SOURCE_RUN] = run.info.run_id
                 if tags or metadata:
@@ -90,7 +88,7 @@ class NativeEngine:
             detach()
             span.end()
             raise
-        return NativeSpan(span, live, detach, start.span_type in _PRICED)
+        return NativeSpan(span, detach, is_recording, start.span_type in _PRICED)
 
     def mute(self, parent: NativeSpan | None) -> NativeSpan:
         """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""
@@ -99,25 +97,25 @@ class NativeEngine:
         # Not sampled, and MLflow's sampler follows its local parent.
         trace_id = above.trace_id or internals.ids.generate_trace_id()
         span = otel.NonRecordingSpan(otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False))
-        return NativeSpan(span, None, tracer.attach(span))
+        return NativeSpan(span, tracer.attach(span))
 
     def close(self, span: NativeSpan, end: SpanEnd) -> None:
         """Take *span* out of MLflow's context, then end it."""
         # First the context: a span that fails to end must not become the parent of the next trace.
         span.detach()
-        if span.live is None:
+        if not span.is_recording:
             return
-        span.otel.set_attributes(end.attributes)
         for event in end.events:
             self.add_event(span, event)
-        _set_payload(span.live, span.otel, internals.OUTPUTS, end.outputs)
         if end.error is not None:
-            span.live.set_status(SpanStatus(SpanStatusCode.ERROR, end.error))
-        internals.end_span(span.live, span.otel, is_priced=span.is_priced)
+            internals.live_span(span.otel).set_status(SpanStatus(SpanStatusCode.ERROR, end.error))
+        _set(span.otel, internals.OUTPUTS, end.outputs, end.attributes)
+        internals.end_span(span.otel, is_priced=span.is_priced)
 
     def add_event(self, span: NativeSpan, event: SpanEvent) -> None:
         """Add *event* to a span that is open and recording."""
-        span.live.add_event(MlflowSpanEvent(event.name, attributes=dict(event.attributes)))
+        live = internals.live_span(span.otel)
+        live.add_event(MlflowSpanEvent(event.name, attributes=dict(event.attributes)))
 
 
 def _parent_span(active: otel.Span, parent: NativeSpan | None) -> otel.Span:
@@ -150,12 +148,13 @@ def _attributes(call_id: str, start: SpanStart, run: Any) -> dict[str, str]:
     return attributes
 
 
-def _set_payload(live: Any, span: otel.Span, key: str, text: str | None) -> None:
-    """Set a payload as it is; one with binary data goes through MLflow, which moves the data to attachments."""
-    if text is None:
-        return
-    if _DATA_URI in text or _AUDIO in text:
-        setter = live.set_inputs if key == internals.INPUTS else live.set_outputs
-        setter(orjson.loads(text))
+def _set(span: otel.Span, key: str, payload: str | None, attributes: Mapping[str, str]) -> None:
+    """Set a payload and attributes; binary data goes through MLflow, which moves it to attachments."""
+    if payload is None:
+        span.set_attributes(attributes)
+    elif _DATA_URI in payload or _AUDIO in payload:
+        span.set_attributes(attributes)
+        live = internals.live_span(span)
+        (live.set_inputs if key == internals.INPUTS else live.set_outputs)(orjson.loads(payload))
     else:
-        span.set_attribute(key, text)
+        span.set_attributes({**attributes, key: payload})
