@@ -95,7 +95,12 @@ def _executing(
     in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]], original: Callable[..., Any]
 ) -> Callable[..., Any]:
     def execute(self: Any, function: Callable[..., Any], data: Any) -> Any:
-        return original(self, in_current_context(function), data)
+        try:
+            bound = in_current_context(function)
+        except Exception:  # the program's own call: it must run
+            logger.warning("MLflow's context does not reach DSPy's worker threads.", exc_info=True)
+            bound = function
+        return original(self, bound, data)
 
     return execute
 
