@@ -13,7 +13,7 @@ from mlflow.entities.trace_location import MlflowExperimentLocation
 from opentelemetry import trace as otel
 from programs import Program, answering, predict_tree, program_tree
 
-from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks import CallKind, MlflowCallback, mlflow_internals
 
 # What `session_id=` and `user=` set, which MLflow's functions take since 3.14.
 SESSION = {"mlflow.trace.session": "session", "mlflow.trace.user": "user"}
@@ -326,3 +326,32 @@ def test_the_users_span_processors_see_each_span(dspy_traces):
     mlflow.tracing.configure(span_processors=[mark])
     Program()(question="why?")
     assert [span.get_attribute("seen") for span in dspy_traces.spans()] == [span.name for span in dspy_traces.spans()]
+
+
+@pytest.mark.parametrize(("in_the_client", "cost"), [(True, pytest.approx(50 * 0.15e-6 + 50 * 0.6e-6)), (False, None)])
+def test_lm_spans_are_priced_where_the_store_does_not(dspy_traces, monkeypatch, in_the_client, cost):
+    """Where MLflow wants cost from the client (Databricks, SageMaker), an LM span has MLflow's price as it ends."""
+    monkeypatch.setattr(mlflow_internals, "should_compute_cost_client_side", lambda: in_the_client)
+    costs = []
+
+    def note(span):
+        if span.span_type == "CHAT_MODEL":
+            costs.append(span.get_attribute("mlflow.llm.cost"))
+
+    mlflow.tracing.configure(span_processors=[note])
+    with dspy.context(callbacks=[MlflowCallback(middleware=[Billing()])]):
+        dspy.Predict("question -> answer")(question="why?")
+    assert [each and each["total_cost"] for each in costs] == [cost]
+
+
+class Billing:
+    """Says of each LM call that it was answered by a model that has a price, for a hundred tokens."""
+
+    def __call__(self, call):
+        model = {"mlflow.llm.model": "openai/gpt-4o-mini", "mlflow.llm.provider": "openai"}
+        return attrs.evolve(call, attributes=model) if call.kind is CallKind.LM else call
+
+    def on_end(self, end):
+        tokens = {"input_tokens": 50, "output_tokens": 50, "total_tokens": 100}
+        is_lm = isinstance(end.outputs, list)
+        return attrs.evolve(end, attributes={"mlflow.chat.tokenUsage": tokens}) if is_lm else end

@@ -141,7 +141,7 @@ def _is_users_span_within(active: otel.Span, parent: NativeSpan) -> bool:
 def _attributes(call_id: str, start: SpanStart, run: Any) -> dict[str, str]:
     attributes = {**start.attributes, CALL_ID: f'"{call_id}"'}
     level = _LOG_LEVELS[start.level] if start.level is not None else internals.default_level(start.span_type)
-    if level is not None:
+    if level is not None:  # pragma: no branch  (None before MLflow 3.13: `make test-oldest`)
         attributes[internals.LOG_LEVEL] = level
     if run is not None and not internals.has_destination():
         attributes[internals.EXPERIMENT_ID] = f'"{run.info.experiment_id}"'
