@@ -10,9 +10,13 @@ import importlib
 import json
 import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,17 +123,80 @@ def _detach(detach: Callable[[Any], None], token: Any) -> None:
         detach(token)
 
 
+class StoreUnavailableError(Exception):
+    """MLflow cannot open its store, or not in time."""
+
+
+FIND_SECONDS = 15.0
+"""How long a call may wait for MLflow to open its store; a new SQLite database takes 1 to 4 s."""
+
+_FIND_AGAIN_SECONDS = 60.0
+_FAILS_AT_ONCE_SECONDS = 1.0
+
+
 class _CurrentTracer:
-    """Finds the tracer anew only when MLflow changes its provider."""
+    """Finds the tracer anew only when MLflow changes its provider.
+
+    MLflow opens its store then, and tries a database that cannot be opened for a minute: in a thread of its own, for
+    which the first call waits a while and later ones do not.
+    """
 
     def __init__(self) -> None:
         self._known: Tracer | None = None
+        self._search: _Search | None = None
 
     def __call__(self) -> Tracer:
         known = self._known
         if known is None or not known.is_current:
-            self._known = known = Tracer.find()
+            self._known = known = self._found(mlflow.get_tracking_uri())
         return known
+
+    def _found(self, uri: str) -> Tracer:
+        search = self._search
+        if search is None or search.uri != uri or search.failed_at_once:
+            search = _Search(uri, seconds=FIND_SECONDS)
+        elif search.is_outdated:  # pragma: no cover  (a minute later)
+            search = _Search(uri, seconds=0.0)
+        self._search = search
+        found = search.result()
+        self._search = None
+        return found
+
+
+class _Search:
+    """One attempt to find the tracer, in a thread of its own; who asks for its result waits *seconds* from now on."""
+
+    def __init__(self, uri: str, seconds: float) -> None:
+        self.uri = uri
+        self._began = time.monotonic()
+        self._waits_until = self._began + seconds
+        self.failed_at_once = False  # such as by a wrong setting, which may be mended meanwhile
+        self._future: Future[Tracer] = Future()
+        threading.Thread(target=copy_context().run, args=(self._run,), name="dspy-mlflow-store", daemon=True).start()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the attempt failed a while ago: then another one is worth it."""
+        return self._future.done() and time.monotonic() > self._began + _FIND_AGAIN_SECONDS
+
+    def result(self) -> Tracer:
+        """Return the tracer.
+
+        Raises:
+            StoreUnavailableError: if MLflow did not open its store in time; another error if it failed at once.
+        """
+        try:
+            return self._future.result(max(0.0, self._waits_until - time.monotonic()))
+        except FutureTimeoutError as error:
+            message = f"MLflow has not opened its store after {FIND_SECONDS:.0f} s: traces are not stored"
+            raise StoreUnavailableError(message) from error
+
+    def _run(self) -> None:
+        try:
+            self._future.set_result(Tracer.find())
+        except Exception as error:  # noqa: BLE001  (handed to who waits)
+            self.failed_at_once = time.monotonic() < self._began + _FAILS_AT_ONCE_SECONDS
+            self._future.set_exception(error)
 
 
 tracer = _CurrentTracer()

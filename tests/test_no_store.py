@@ -89,3 +89,12 @@ def test_a_read_only_disk(tmp_path, store):
     assert (done.returncode, done.stdout) == (0, "['42', '42', '42']\n")
     (warning,) = warnings_of_ours(done.stderr)
     assert "readonly database" in warning
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs a folder in which nobody can write")
+def test_a_database_that_cannot_be_opened(tmp_path):
+    """A database that cannot be made holds the program up once, for a while, and is named in one warning."""
+    done = run("", tmp_path, teardown="", MLFLOW_TRACKING_URI="sqlite:////proc/mlflow.db")
+    assert (done.returncode, done.stdout) == (0, "['42', '42', '42']\n")
+    warnings = [line for line in done.stderr.splitlines() if "traces are not stored" in line]
+    assert len([line for line in warnings if line.startswith("A span was lost")]) == 1

@@ -77,7 +77,11 @@ class Step(dspy.Module):
             return child()
 
     def do_async(self, child):
-        return asyncio.run(child.acall())
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(child.acall())
+        return child()  # no loop runs inside a loop
 
 
 class Hearing(BaseCallback):
