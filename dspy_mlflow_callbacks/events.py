@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
+from attrs.validators import in_, instance_of, optional
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -29,6 +30,12 @@ class CallKind(enum.Enum):
     INTERPRETER_STARTUP = "interpreter_startup"
     INTERPRETER_SHUTDOWN = "interpreter_shutdown"
     COMPILE = "compile"
+
+
+def _check_mapping(_: object, attribute: attrs.Attribute[Mapping[str, Any]], value: object) -> None:
+    if not isinstance(value, Mapping):
+        message = f"{attribute.name} must be a mapping of values by name, got {value!r}"
+        raise TypeError(message)
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +61,7 @@ class CallStart:
         watch: What is learned of an LM call while it runs; None for other kinds.
     """
 
-    kind: CallKind
+    kind: CallKind = attrs.field(validator=instance_of(CallKind))
     call_id: str
     parent: CallStart | None = attrs.field(default=None, repr=False)
     parent_call_id: str | None = None
@@ -62,10 +69,10 @@ class CallStart:
     instance: Any = attrs.field(repr=False)
     inputs: Mapping[str, Any] = attrs.field(repr=False)
     name: str | None = None
-    tags: Mapping[str, str] = EMPTY
-    metadata: Mapping[str, str] = EMPTY
-    attributes: Mapping[str, Any] = EMPTY
-    level: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.in_(LEVELS)))
+    tags: Mapping[str, str] = attrs.field(default=EMPTY, validator=_check_mapping)
+    metadata: Mapping[str, str] = attrs.field(default=EMPTY, validator=_check_mapping)
+    attributes: Mapping[str, Any] = attrs.field(default=EMPTY, validator=_check_mapping)
+    level: str | None = attrs.field(default=None, validator=optional(in_(LEVELS)))
     watch: Any = attrs.field(default=None, repr=False)
 
     @property
@@ -88,7 +95,7 @@ class CallEnd:
     call_id: str
     outputs: Any = attrs.field(default=None, repr=False)
     exception: BaseException | None = None
-    attributes: Mapping[str, Any] = EMPTY
+    attributes: Mapping[str, Any] = attrs.field(default=EMPTY, validator=_check_mapping)
 
 
 @attrs.frozen(kw_only=True)

@@ -172,3 +172,25 @@ def test_a_chain_and_its_steps_print_themselves():
     """The settings can be read from the chain's repr."""
     chain = Chain([RatioSampler(0.5), TagInjector({"team": "search"})])
     assert repr(chain) == "Chain([RatioSampler(ratio=0.5), TagInjector(tags={'team': 'search'})])"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"kind": "lm"}, TypeError, r"'kind' must be .*CallKind.*'lm'"),
+        ({"tags": 7}, TypeError, "tags must be a mapping of values by name, got 7"),
+        ({"metadata": "text"}, TypeError, "metadata must be a mapping of values by name, got 'text'"),
+        ({"attributes": None}, TypeError, "attributes must be a mapping of values by name, got None"),
+        ({"level": "LOUD"}, ValueError, r"'level' must be in .*'DEBUG'.*'LOUD'"),
+    ],
+)
+def test_a_call_that_cannot_be_is_refused(changes, error, message):
+    """A call changed to something that no call can be raises at once: the argument, what is allowed, what was given."""
+    with pytest.raises(error, match=message):
+        made_call(**changes)
+
+
+def test_an_end_that_cannot_be_is_refused():
+    """An end's attributes are a mapping."""
+    with pytest.raises(TypeError, match="attributes must be a mapping of values by name, got 7"):
+        CallEnd(call_id="1", attributes=7)
