@@ -19,8 +19,19 @@ if TYPE_CHECKING:
         ModuleCallback,
         ToolCallback,
     )
+    from dspy_mlflow_callbacks.config import TracingConfig
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
-    from dspy_mlflow_callbacks.middleware import Middleware, RatioSampler, TagInjector
+    from dspy_mlflow_callbacks.middleware import (
+        KindFilter,
+        LevelFilter,
+        Middleware,
+        NameFilter,
+        RatioSampler,
+        RuleSampler,
+        SamplingRule,
+        TagInjector,
+    )
+    from dspy_mlflow_callbacks.payload import Payload, PayloadLimit, PayloadStep, Redactor
     from dspy_mlflow_callbacks.stats import Stats
 
     __version__: str
@@ -33,14 +44,24 @@ __all__ = [
     "CompileCallback",
     "EvaluateCallback",
     "InterpreterCallback",
+    "KindFilter",
     "LMCallback",
+    "LevelFilter",
     "Middleware",
     "MlflowCallback",
     "ModuleCallback",
+    "NameFilter",
+    "Payload",
+    "PayloadLimit",
+    "PayloadStep",
     "RatioSampler",
+    "Redactor",
+    "RuleSampler",
+    "SamplingRule",
     "Stats",
     "TagInjector",
     "ToolCallback",
+    "TracingConfig",
 ]
 
 # dspy and mlflow take seconds to import: a name brings them in only when it is used.
@@ -55,8 +76,19 @@ _ROOMS = {
         "ModuleCallback",
         "ToolCallback",
     ),
+    "config": ("TracingConfig",),
     "events": ("CallEnd", "CallKind", "CallStart"),
-    "middleware": ("Middleware", "RatioSampler", "TagInjector"),
+    "middleware": (
+        "KindFilter",
+        "LevelFilter",
+        "Middleware",
+        "NameFilter",
+        "RatioSampler",
+        "RuleSampler",
+        "SamplingRule",
+        "TagInjector",
+    ),
+    "payload": ("Payload", "PayloadLimit", "PayloadStep", "Redactor"),
     "stats": ("Stats",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
 from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
+from dspy_mlflow_callbacks.config import TracingConfig, TracingOptions, set_verbosity
+from dspy_mlflow_callbacks.describe import Capture
 from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.middleware import Chain, Middleware
+from dspy_mlflow_callbacks.payload import PayloadStep, PayloadSteps
 from dspy_mlflow_callbacks.stats import Stats
 from dspy_mlflow_callbacks.tracing import Tracing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 StartHook = Callable[["TracingCallback", str, Any, dict[str, Any]], None]
 EndHook = Callable[..., None]
@@ -38,28 +44,69 @@ class TracingCallback(BaseCallback):
     run. Callbacks of this package that are set globally stand aside for it; others hear what they always hear.
 
     Args:
-        middleware: Callables `CallStart -> CallStart | None` in the order in which they run, such as
-            `RatioSampler(0.1)` and `TagInjector({"team": "search"})`.
+        middleware: Callables `CallStart -> CallStart | None` in the order in which they run, after those that the
+            options ask for.
+        payload_steps: Callables `Payload -> Payload` in the order in which they run, in place of those that the options
+            ask for; None is `[Redactor()]` and what `redact_*` and `max_payload_chars` add.
+        config: Options as a whole, in place of the environment's.
+        options: The fields of `TracingConfig`. An option that is not given is *config*'s, or, without one, that of the
+            variable `DSPY_MLFLOW_<OPTION>`, or the default.
 
     Raises:
-        TypeError: if *middleware* is not an iterable of callables.
+        TypeError: if an argument is no option or of another type.
+        ValueError: if an option is out of range, or said twice.
     """
 
     hears_unannounced_calls = False
 
-    def __init__(self, *, middleware: Iterable[Middleware] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        middleware: Iterable[Middleware] = (),
+        payload_steps: Iterable[PayloadStep] | None = None,
+        config: TracingConfig | None = None,
+        **options: Unpack[TracingOptions],
+    ) -> None:
         super().__init__()
-        self._tracing = Tracing(Chain(middleware))
+        self.config = _config_of(config, options)
+        self._own_middleware = Chain(middleware).steps
+        self._own_payload_steps = None if payload_steps is None else PayloadSteps(payload_steps).steps
+        if payload_steps is not None:
+            _refuse_beside_payload_steps(options)
+        set_verbosity(self.config.verbosity)
+        self._tracing = Tracing(
+            Chain([*self.config.middleware(), *self._own_middleware]),
+            capture=Capture(
+                inputs=self.config.capture_inputs,
+                outputs=self.config.capture_outputs,
+                messages=self.config.capture_messages,
+            ),
+            payload_steps=PayloadSteps(
+                self.config.payload_steps() if self._own_payload_steps is None else self._own_payload_steps
+            ),
+            experiment=self.config.experiment,
+        )
         self._governed: dict[str, dspy_internals.SettingsOverride] = {}
         dspy_internals.install(mlflow_internals.in_current_context)
         lm_internals.install()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(middleware={list(self._tracing.chain.steps)!r})"
+        said = [f"{name}={getattr(self.config, name)!r}" for name in self.config.changed()]
+        if self._own_middleware:
+            said.append(f"middleware={list(self._own_middleware)!r}")
+        if self._own_payload_steps is not None:
+            said.append(f"payload_steps={list(self._own_payload_steps)!r}")
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What is counted and open belongs to this process; a copy begins afresh with the same settings.
-        return functools.partial(type(self), middleware=self._tracing.chain.steps), ()
+        again = functools.partial(
+            type(self),
+            config=self.config,
+            middleware=self._own_middleware,
+            payload_steps=self._own_payload_steps,
+        )
+        return again, ()
 
     def stats(self) -> Stats:
         """Return what this callback has counted so far."""
@@ -75,8 +122,9 @@ class TracingCallback(BaseCallback):
 
     def _start(self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         try:
-            if not self._stands_aside(instance):
-                self._tracing.start(kind, call_id, instance, inputs)
+            own = _tracing_callbacks(instance)
+            if self.config.enabled and (not own or self in own):
+                self._tracing.start(kind, call_id, instance, inputs, governs=bool(own))
         except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
             self._tracing.lost(error)
 
@@ -85,10 +133,6 @@ class TracingCallback(BaseCallback):
             self._tracing.end(call_id, outputs, exception)
         except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
             self._tracing.lost(error)
-
-    def _stands_aside(self, instance: Any) -> bool:
-        own = _tracing_callbacks(instance)
-        return bool(own) and self not in own
 
     def _govern(self, call_id: str, instance: Any) -> None:
         own = _tracing_callbacks(instance)
@@ -100,6 +144,22 @@ class TracingCallback(BaseCallback):
         override = self._governed.pop(call_id, None)
         if override is not None:
             override.undo()
+
+
+def _config_of(config: TracingConfig | None, options: Mapping[str, Any]) -> TracingConfig:
+    if config is None:
+        return TracingConfig.from_env(**options)
+    if not isinstance(config, TracingConfig):
+        message = f"config must be a TracingConfig, got {config!r}"
+        raise TypeError(message)
+    return config.with_options(**options)
+
+
+def _refuse_beside_payload_steps(options: Mapping[str, Any]) -> None:
+    doubled = [name for name in options if name.startswith("redact") or name == "max_payload_chars"]
+    if doubled:
+        message = f"payload_steps says what runs on payloads; beside it there can be no {', '.join(doubled)}"
+        raise ValueError(message)
 
 
 def _tracing_callbacks(instance: Any) -> list[TracingCallback]:
@@ -174,6 +234,8 @@ class MlflowCallback(
     CompileCallback,
 ):
     """Traces everything: each execution of a DSPy program becomes one MLflow trace.
+
+    Its arguments are those of `TracingCallback`.
 
     Example:
         ```python

@@ -22,6 +22,9 @@ from dspy.utils.callback_context import ACTIVE_CALL_ID
 
 Settings = dict[str, Any]
 
+settings = dspy.settings
+"""DSPy's settings: each attribute is what holds where it is asked for."""
+
 logger = logging.getLogger("dspy_mlflow_callbacks")
 
 _WRAPPING = threading.Lock()

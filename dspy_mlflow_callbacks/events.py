@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -48,16 +48,22 @@ class CallStart:
     Attributes:
         kind: What is called.
         call_id: DSPy's id of the call, 32 hexadecimal digits.
-        parent: The call that this one runs inside, where this package saw it start.
+        parent: The call that this one runs inside, where this package saw it start; it may be hidden.
         parent_call_id: DSPy's id of the enclosing call, also where nothing else is known of it.
         root_call_id: DSPy's id of the outermost call; the call's own id if it is the root.
         instance: The module, LM, adapter, tool, … that is called.
         inputs: The arguments by parameter name, read only.
-        name: The span's name; None until described, unless a middleware chose one.
+        name: The span's name, such as `Program.generate.predict`; a middleware may choose another.
         tags: Tags for the trace, texts by name.
         metadata: Metadata for the trace, texts by name.
         attributes: Further attributes for the span, any values by name.
         level: The span's log level, one of `LEVELS`; None leaves it to MLflow.
+        is_entry: Whether the callback that records this call records none that encloses it: the root of a trace, or
+            an attached program's own call inside another program's trace.
+        is_sampled: What was decided for the trace before this call: True below a user's own MLflow span that records
+            or a remote parent that is sampled; None where nobody has decided.
+        is_hidden: Whether the call gets no span: the calls that it makes nest where its span would have stood.
+        settings: DSPy's settings, as they are where the call is made.
         watch: What is learned of an LM call while it runs; None for other kinds.
     """
 
@@ -68,17 +74,33 @@ class CallStart:
     root_call_id: str
     instance: Any = attrs.field(repr=False)
     inputs: Mapping[str, Any] = attrs.field(repr=False)
-    name: str | None = None
+    _name: str | None = None
+    _namer: Callable[[CallStart], str] | None = attrs.field(default=None, repr=False, eq=False)
     tags: Mapping[str, str] = attrs.field(default=EMPTY, validator=_check_mapping)
     metadata: Mapping[str, str] = attrs.field(default=EMPTY, validator=_check_mapping)
     attributes: Mapping[str, Any] = attrs.field(default=EMPTY, validator=_check_mapping)
     level: str | None = attrs.field(default=None, validator=optional(in_(LEVELS)))
+    is_entry: bool = True
+    is_sampled: bool | None = None
+    is_hidden: bool = False
+    settings: Any = attrs.field(default=None, repr=False)
+    _locator: Callable[[], tuple[str, ...]] | None = attrs.field(default=None, repr=False, eq=False)
     watch: Any = attrs.field(default=None, repr=False)
 
     @property
+    def name(self) -> str | None:
+        """The span's name; None for a call made by hand without one. Found when asked for: most calls are not."""
+        return self._namer(self) if self._name is None and self._namer is not None else self._name
+
+    @property
+    def experiment(self) -> tuple[str, ...]:
+        """The id and the name of the experiment that a trace which begins here goes to; empty where it is not known."""
+        return () if self._locator is None else self._locator()
+
+    @property
     def is_root(self) -> bool:
-        """Whether no call that is traced encloses this one."""
-        return self.parent is None
+        """Whether no call that has a span encloses this one."""
+        return self.parent is None or (self.parent.is_hidden and self.parent.is_root)
 
 
 @attrs.frozen(kw_only=True)

@@ -10,13 +10,9 @@ import importlib
 import json
 import os
 import random
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,9 +31,12 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
+from dspy_mlflow_callbacks.background import STORE_SECONDS, Search
+
 # The names of MLflow's span attributes and trace metadata (mlflow.tracing.constant): its storage format.
 INPUTS = "mlflow.spanInputs"
 OUTPUTS = "mlflow.spanOutputs"
+REQUEST_ID = "mlflow.traceRequestId"
 SPAN_TYPE = "mlflow.spanType"
 LOG_LEVEL = "mlflow.spanLogLevel"
 EXPERIMENT_ID = "mlflow.experimentId"
@@ -123,17 +122,6 @@ def _detach(detach: Callable[[Any], None], token: Any) -> None:
         detach(token)
 
 
-class StoreUnavailableError(Exception):
-    """MLflow cannot open its store, or not in time."""
-
-
-FIND_SECONDS = 15.0
-"""How long a call may wait for MLflow to open its store; a new SQLite database takes 1 to 4 s."""
-
-_FIND_AGAIN_SECONDS = 60.0
-_FAILS_AT_ONCE_SECONDS = 1.0
-
-
 class _CurrentTracer:
     """Finds the tracer anew only when MLflow changes its provider.
 
@@ -143,60 +131,13 @@ class _CurrentTracer:
 
     def __init__(self) -> None:
         self._known: Tracer | None = None
-        self._search: _Search | None = None
+        self._search: Search[Tracer] = Search(STORE_SECONDS)
 
     def __call__(self) -> Tracer:
         known = self._known
         if known is None or not known.is_current:
-            self._known = known = self._found(mlflow.get_tracking_uri())
+            self._known = known = self._search(mlflow.get_tracking_uri(), Tracer.find)
         return known
-
-    def _found(self, uri: str) -> Tracer:
-        search = self._search
-        if search is None or search.uri != uri or search.failed_at_once:
-            search = _Search(uri, seconds=FIND_SECONDS)
-        elif search.is_outdated:  # pragma: no cover  (a minute later)
-            search = _Search(uri, seconds=0.0)
-        self._search = search
-        found = search.result()
-        self._search = None
-        return found
-
-
-class _Search:
-    """One attempt to find the tracer, in a thread of its own; who asks for its result waits *seconds* from now on."""
-
-    def __init__(self, uri: str, seconds: float) -> None:
-        self.uri = uri
-        self._began = time.monotonic()
-        self._waits_until = self._began + seconds
-        self.failed_at_once = False  # such as by a wrong setting, which may be mended meanwhile
-        self._future: Future[Tracer] = Future()
-        threading.Thread(target=copy_context().run, args=(self._run,), name="dspy-mlflow-store", daemon=True).start()
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether the attempt failed a while ago: then another one is worth it."""
-        return self._future.done() and time.monotonic() > self._began + _FIND_AGAIN_SECONDS
-
-    def result(self) -> Tracer:
-        """Return the tracer.
-
-        Raises:
-            StoreUnavailableError: if MLflow did not open its store in time; another error if it failed at once.
-        """
-        try:
-            return self._future.result(max(0.0, self._waits_until - time.monotonic()))
-        except FutureTimeoutError as error:
-            message = f"MLflow has not opened its store after {FIND_SECONDS:.0f} s: traces are not stored"
-            raise StoreUnavailableError(message) from error
-
-    def _run(self) -> None:
-        try:
-            self._future.set_result(Tracer.find())
-        except Exception as error:  # noqa: BLE001  (handed to who waits)
-            self.failed_at_once = time.monotonic() < self._began + _FAILS_AT_ONCE_SECONDS
-            self._future.set_exception(error)
 
 
 tracer = _CurrentTracer()
@@ -204,9 +145,25 @@ tracer = _CurrentTracer()
 
 def live_span(span: Any) -> Any:
     """Return MLflow's live span around *span*, which MLflow's span processor has registered."""
-    trace_id = span.attributes["mlflow.traceRequestId"]
+    trace_id = span.attributes[REQUEST_ID]
     span_id = f"{span.get_span_context().span_id:016x}"
     return InMemoryTraceManager.get_instance().get_span_from_id(json.loads(trace_id), span_id)
+
+
+def replace_event_attribute(event: Any, key: str, text: str) -> None:
+    """Put *text* into an event of an open span; OpenTelemetry's SDK does not let one change its attributes."""
+    event._attributes = {**event.attributes, key: text}
+
+
+def replace_status_description(span: Any, text: str) -> None:
+    """Put *text* into the status of an open span that has failed."""
+    span._status = otel.Status(span.status.status_code, text)
+
+
+def trace_info(span: Any) -> Any:
+    """Return MLflow's `TraceInfo` of the trace that an open span is of; None if it is not in memory."""
+    with InMemoryTraceManager.get_instance().get_trace(json.loads(span.attributes[REQUEST_ID])) as trace:
+        return None if trace is None else trace.info
 
 
 def end_span(span: Any, *, is_priced: bool) -> None:
@@ -250,6 +207,14 @@ def calling_run() -> Any:
 def has_destination() -> bool:
     """Return whether the user chose where traces go with `mlflow.tracing.set_destination`."""
     return provider._MLFLOW_TRACE_USER_DESTINATION.get() is not None
+
+
+def active_experiment_id() -> str | None:
+    """Return the id of the experiment that MLflow sends traces to; None where they go elsewhere."""
+    destination = provider._MLFLOW_TRACE_USER_DESTINATION.get()
+    if destination is None:
+        return str(fluent._get_experiment_id())
+    return getattr(destination, "experiment_id", None)
 
 
 def in_current_context(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,13 +9,14 @@ from typing import Any
 import attrs
 
 from dspy_mlflow_callbacks import dspy_internals
-from dspy_mlflow_callbacks.describe import describe_end, describe_start
+from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
 from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain, MiddlewareError
+from dspy_mlflow_callbacks.payload import PayloadStepError, PayloadSteps
 from dspy_mlflow_callbacks.spans.native import NativeEngine
-from dspy_mlflow_callbacks.spans.open_spans import DROPPED, OPEN_SPANS, OpenCall, OpenSpans
+from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
 from dspy_mlflow_callbacks.stats import Counters, Stats, WarnOnce
 
 _ADAPTER_KINDS = (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE)
@@ -28,9 +29,18 @@ class Tracing:
     What goes wrong in here costs the span, never the call: `callbacks` is the boundary that catches it.
     """
 
-    def __init__(self, chain: Chain, *, open_spans: OpenSpans = OPEN_SPANS) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        *,
+        capture: Capture = EVERYTHING,
+        payload_steps: PayloadSteps | None = None,
+        experiment: str | None = None,
+        open_spans: OpenSpans = OPEN_SPANS,
+    ) -> None:
         self.chain = chain
-        self._engine = NativeEngine()
+        self._capture = capture
+        self._engine = NativeEngine(payload_steps or PayloadSteps(), experiment, on_loss=self.lost)
         self._open_spans = open_spans
         self._counters = Counters()
         self._warn = WarnOnce()
@@ -44,32 +54,56 @@ class Tracing:
         self._counters.add("failed")
         if isinstance(error, MiddlewareError):
             self._warn(id(error.step), f"A middleware failed; its calls are not recorded: {error}", error)
+        elif isinstance(error, PayloadStepError):
+            self._warn(id(error.step), f"A payload step failed; its payloads are withheld: {error}", error)
         else:
             self._warn(type(error), f"A span was lost or is incomplete: {error!r}", error)
 
-    def start(self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Open the span of a call, or drop it."""
+    def start(
+        self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, governs: bool = False
+    ) -> None:
+        """Open the span of a call, or drop it.
+
+        Args:
+            kind: What is called.
+            call_id: DSPy's id of the call.
+            instance: The module, LM, … that is called.
+            inputs: Its arguments by name.
+            governs: Whether the callback is the instance's own: then the call is recorded also where another callback's
+                middleware dropped what encloses it.
+        """
         if call_id in self._open_spans:
             return  # this callback stands in two places, or another one of ours has the call
         parent_call_id = dspy_internals.active_call_id()
         parent = self._open_spans.get(parent_call_id)
-        if parent is not None and parent.start is None:
-            self._counters.add("dropped")
-            self._open_spans.add(call_id, DROPPED)
-        elif parent is not None and _repeats(kind, instance, parent):
+        outside = None
+        if parent is not None and parent.is_dropped:
+            if not governs or parent.is_final or parent.owner is self:
+                self._counters.add("dropped")
+                self._open_spans.add(call_id, parent)
+                return
+            outside = self._engine.around(parent.span)
+            parent = None
+        if parent is not None and _repeats(kind, instance, parent):
             self._open_spans.add(call_id, parent)
-        else:
-            above = parent.start if parent is not None else None
-            call = CallStart(
-                kind=kind,
-                call_id=call_id,
-                parent=above,
-                parent_call_id=parent_call_id,
-                root_call_id=above.root_call_id if above is not None else call_id,
-                instance=instance,
-                inputs=inputs,
-            )
-            self._begin(call, parent)
+            return
+        above = parent.span if parent is not None else outside
+        is_below_ours = parent is not None and above is not None
+        call = CallStart(
+            kind=kind,
+            call_id=call_id,
+            parent=parent.start if parent is not None else None,
+            parent_call_id=parent_call_id,
+            root_call_id=parent.start.root_call_id if parent is not None and parent.start is not None else call_id,
+            instance=instance,
+            inputs=inputs,
+            namer=name_of,
+            is_entry=parent is None or parent.owner is not self,
+            is_sampled=is_below_ours or self._engine.decision(above),
+            settings=dspy_internals.settings,
+            locator=self._engine.experiment,
+        )
+        self._begin(call, parent, above)
 
     def end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
         """Close the span of a call; an unknown call was never opened here."""
@@ -77,21 +111,27 @@ class Tracing:
         if known is None or known.owner not in (None, self):
             return
         call = self._open_spans.take(call_id)
+        if call.call_id != call_id:
+            return  # its parent stands for it
         if call.start is None:
-            if call.span is not None:
-                self._engine.close(call.span, SpanEnd())
-        elif call.start.call_id == call_id:  # else its parent stands for it
+            self._engine.close(call.span, SpanEnd())
+            return
+        if not call.is_hidden:
             self._finish(call, call.start, CallEnd(call_id=call_id, outputs=outputs, exception=exception))
+        if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
+            self._note_parsed(call.start)
 
-    def _begin(self, call: CallStart, parent: OpenCall | None) -> None:
-        above = parent.span if parent is not None else None
+    def _begin(self, call: CallStart, parent: OpenCall | None, above: Any) -> None:
         try:
-            kept = self.chain.on_start(call)
+            kept = None if call.is_sampled is False else self.chain.on_start(call)
             if kept is None:
-                self._hold_dropped(call.call_id, self._engine.mute(above))
+                self._hold_dropped(call.call_id, self._engine.mute(above), is_final=call.is_sampled is False)
                 return
-            described = describe_start(kept)
-            span = self._engine.open(kept.call_id, described, above, kept.tags, kept.metadata)
+            if kept.is_hidden:
+                self._hold_hidden(kept, parent)
+                return
+            described = describe_start(kept, self._capture)
+            span = self._engine.open(kept, described, above)
         except BaseException:
             if parent is not None:  # what runs below nests where the lost span would have stood
                 self._open_spans.add(call.call_id, parent)
@@ -103,22 +143,29 @@ class Tracing:
             self._hold_dropped(call.call_id, span)
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
-        held = OpenCall(start=call, span=span, owner=self)
-        if parent is None:
+        held = OpenCall(call_id=call.call_id, start=call, span=span, owner=self)
+        if call.is_root:
             held.cpu_started = _cpu_time()
-        else:
+        elif parent is not None:
             held.trace = parent.trace
             self._note_adapter(call, parent)
         self._open_spans.add(call.call_id, held)
         self._counters.add("started")
 
-    def _hold_dropped(self, call_id: str, span: Any) -> None:
-        self._open_spans.add(call_id, OpenCall(span=span, owner=self))
+    def _hold_hidden(self, call: CallStart, parent: OpenCall | None) -> None:
+        held = OpenCall(call_id=call.call_id, start=call, owner=self)
+        if parent is not None:
+            held.span, held.trace = parent.span, parent.trace
+            self._note_adapter(call, parent)
+        self._open_spans.add(call.call_id, held)
+
+    def _hold_dropped(self, call_id: str, span: Any, *, is_final: bool = True) -> None:
+        self._open_spans.add(call_id, OpenCall(call_id=call_id, span=span, owner=self, is_final=is_final))
         self._counters.add("dropped")
 
     def _note_adapter(self, call: CallStart, parent: OpenCall) -> None:
         """Say on the Predict's span when another adapter takes over before an answer was parsed."""
-        if call.kind is CallKind.ADAPTER_FORMAT:
+        if call.kind is CallKind.ADAPTER_FORMAT and not parent.is_hidden:
             adapter = type(call.instance).__name__
             if parent.unparsed is not None and parent.unparsed != adapter:
                 self._engine.add_event(parent.span, fallback_event(parent.unparsed, adapter))
@@ -129,12 +176,10 @@ class Tracing:
             self._close_abandoned(call.trace)
         described = _incomplete(end)
         try:
-            described = describe_end(start, self.chain.on_end(end))
+            described = describe_end(start, self.chain.on_end(end), self._capture)
         finally:
             self._engine.close(call.span, _with_cpu_time(described, call.cpu_started))
             self._counters.add("ended")
-        if start.kind is CallKind.ADAPTER_PARSE and end.exception is None:
-            self._note_parsed(start)
 
     def _note_parsed(self, start: CallStart) -> None:
         parent = self._open_spans.get(start.parent_call_id)
@@ -144,8 +189,9 @@ class Tracing:
     def _close_abandoned(self, trace: dict[str, OpenCall]) -> None:
         """Close what is still open below a root that has ended: its end may never come."""
         for call in self._open_spans.abandon(trace):
-            self._engine.close(call.span, _ABANDONED)
-            self._counters.add("ended")
+            if not call.is_hidden:
+                self._engine.close(call.span, _ABANDONED)
+                self._counters.add("ended")
 
 
 def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:

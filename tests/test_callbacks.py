@@ -259,7 +259,7 @@ def test_wrong_middleware_is_refused_at_construction(cls):
 
 def test_counts(dspy_traces):
     """`stats` counts spans opened and closed, and calls dropped with all below them."""
-    callback = MlflowCallback(middleware=[lambda call: None if call.name or not call.is_root else call])
+    callback = MlflowCallback(middleware=[lambda call: None if not call.is_root else call])
     with dspy.context(lm=answering(), callbacks=[callback]):
         Program()(question="why?")
     stats = callback.stats()

@@ -95,9 +95,9 @@ def test_arguments_and_parameters(dspy_traces):
         "trainset": "<list_iterator object>",
         "devset": {"size": 3},
         "mode": "fast",
-        "api_key": "[hidden]",
+        "api_key": "[redacted]",
     }
-    assert span.get_attribute("dspy.optimizer.params") == {"depth": 2, "api_key": "[hidden]"}
+    assert span.get_attribute("dspy.optimizer.params") == {"depth": 2, "api_key": "[redacted]"}
 
 
 def test_failed_compile(dspy_traces):

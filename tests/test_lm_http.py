@@ -111,7 +111,7 @@ def test_request_parameters_are_merged_without_secrets(openai_server, dspy_trace
         "temperature": 0.7,
         "max_tokens": 50,
         "cache": False,
-        "api_key": "[hidden]",
+        "api_key": "[redacted]",
         "api_base": openai_server.url,
     }
     assert "sk-secret" not in str(dspy_traces.one().to_dict())

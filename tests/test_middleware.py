@@ -18,7 +18,7 @@ def made_call(**changes) -> CallStart:
 
 
 def child_of(parent: CallStart) -> CallStart:
-    return made_call(parent=parent, parent_call_id=parent.call_id, root_call_id=parent.root_call_id)
+    return made_call(parent=parent, parent_call_id=parent.call_id, root_call_id=parent.root_call_id, is_entry=False)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_a_tag_injector_tags_roots_only():
 @pytest.mark.parametrize(
     ("tags", "error", "message"),
     [
-        ("team", TypeError, "tags must be a mapping of texts to texts, got 'team'"),
-        ({"n": 1}, TypeError, "tags must map texts to texts, got 'n': 1"),
-        ({1: "n"}, TypeError, "tags must map texts to texts, got 1: 'n'"),
+        ("team", TypeError, "must be a mapping of texts to texts, got 'team'"),
+        ({"n": 1}, TypeError, "tags must map texts to texts or callables, got 'n': 1"),
+        ({1: "n"}, TypeError, "tags must map texts to texts or callables, got 1: 'n'"),
         ({"": "empty"}, ValueError, "tags must have keys of 1 to 250 characters, got ''"),
         ({"k" * 251: "long"}, ValueError, "tags must have keys of 1 to 250 characters, got 'kkk"),
         ({"k": "v" * 4097}, ValueError, r"tags\['k'\] must have at most 4096 characters, got 4097"),

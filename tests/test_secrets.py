@@ -10,7 +10,8 @@ import mlflow
 import pytest
 from programs import Program, answering
 
-from dspy_mlflow_callbacks.describe.secrets import HIDDEN, is_secret_name, without_secrets
+from dspy_mlflow_callbacks.describe.payloads import plain_without_secrets as without_secrets
+from dspy_mlflow_callbacks.secrets import REDACTED, is_secret_name
 
 SECRET = "tell-nobody-0123456789"
 
@@ -127,10 +128,10 @@ def test_hidden_parameters_are_named(dspy_traces, lm):
     request = span.get_attribute("dspy.lm.request")
     shown = {name: request[name] for name in ("api_key", "temperature", "max_tokens", "headers")}
     assert shown == {
-        "api_key": HIDDEN,
+        "api_key": REDACTED,
         "temperature": 0.5,
         "max_tokens": 77,
-        "headers": {"Authorization": HIDDEN, "X-Team": "search"},
+        "headers": {"Authorization": REDACTED, "X-Team": "search"},
     }
 
 
@@ -171,11 +172,11 @@ class Options:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({"a": [{"token": "t"}, ("x", None)]}, {"a": [{"token": HIDDEN}, ["x", None]]}),
-        ({"token": None, "api_key": {"any": "thing"}}, {"token": None, "api_key": HIDDEN}),
-        ("https://user:pass@host/v1", f"https://{HIDDEN}@host/v1"),
-        ("https://host/v1?api_key=abc&model=m", f"https://host/v1?{HIDDEN}&model=m"),
-        ("Bearer abc", HIDDEN),
+        ({"a": [{"token": "t"}, ("x", None)]}, {"a": [{"token": REDACTED}, ["x", None]]}),
+        ({"token": None, "api_key": {"any": "thing"}}, {"token": None, "api_key": REDACTED}),
+        ("https://user:pass@host/v1", f"https://{REDACTED}@host/v1"),
+        ("https://host/v1?api_key=abc&model=m", f"https://host/v1?{REDACTED}&model=m"),
+        ("Bearer abc", REDACTED),
         ("Basic research is fun", "Basic research is fun"),
         ("mail me@host", "mail me@host"),
         (3, 3),
@@ -191,4 +192,4 @@ def test_parameters_that_hold_themselves():
     """A cycle among the parameters ends."""
     parameters = {"token": "t"}
     parameters["self"] = parameters
-    assert without_secrets(parameters) == {"token": HIDDEN, "self": "<cycle: dict>"}
+    assert without_secrets(parameters) == {"token": REDACTED, "self": "<cycle: dict>"}

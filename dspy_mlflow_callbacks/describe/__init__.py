@@ -11,11 +11,14 @@ import attrs
 import dspy
 
 from dspy_mlflow_callbacks.describe import adapters, compiles, evaluations, interpreters, lms, modules, tools
+from dspy_mlflow_callbacks.describe.content import Capture, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes
 from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd, SpanEvent, SpanStart
 
-__all__ = ["describe_end", "describe_exception", "describe_start"]
+__all__ = ["EVERYTHING", "Capture", "describe_end", "describe_exception", "describe_start", "name_of"]
+
+EVERYTHING = Capture()
 
 _KINDS: dict[CallKind, ModuleType] = {
     CallKind.MODULE: modules,
@@ -32,41 +35,59 @@ _KINDS: dict[CallKind, ModuleType] = {
 }
 
 
-def describe_start(call: CallStart) -> SpanStart:
+def name_of(call: CallStart) -> str:
+    """Return the name of the span of *call*."""
+    name: Callable[[CallStart], str] = _KINDS[call.kind].name
+    # It may come from the user: a tool's name, a key in a dict of modules.
+    return encodable(name(call))
+
+
+def describe_start(call: CallStart, capture: Capture = EVERYTHING) -> SpanStart:
     """Return what the span of *call* says as it opens."""
-    start: Callable[[CallStart], SpanStart] = _KINDS[call.kind].start
+    start: Callable[[CallStart], Opening] = _KINDS[call.kind].start
     described = start(call)
     attributes = {"dspy.kind": f'"{call.kind.value}"', **described.attributes}
     attributes.update((key, to_json(value)) for key, value in call.attributes.items())
     if call.is_root:
         attributes = {**_VERSIONS, **_fingerprint(call), **attributes}
-    # A name may come from the user: a tool's name, a key in a dict of modules.
-    return attrs.evolve(described, name=encodable(described.name), attributes=attributes, level=call.level)
+    return SpanStart(
+        name=name_of(call) if (name := call.name) is None else encodable(name),
+        span_type=described.span_type,
+        inputs=to_json(described.inputs) if capture.inputs_of(call.kind) else None,
+        attributes=attributes,
+        level=call.level,
+    )
 
 
-def describe_end(call: CallStart, end: CallEnd) -> SpanEnd:
+def describe_end(call: CallStart, end: CallEnd, capture: Capture = EVERYTHING) -> SpanEnd:
     """Return what the span of *call* says as it closes."""
-    describe: Callable[[CallStart, CallEnd], SpanEnd] = _KINDS[call.kind].end
+    describe: Callable[[CallStart, CallEnd], Closing] = _KINDS[call.kind].end
     described = describe(call, end)
-    if end.exception is None and not end.attributes:
-        return described
-    attributes = {**described.attributes, **{key: to_json(value) for key, value in end.attributes.items()}}
-    outcome = described if end.exception is None else describe_exception(end.exception)
-    return attrs.evolve(outcome, attributes=attributes)
+    attributes = capture.attributes(described.attributes)
+    if end.attributes:
+        attributes = {**attributes, **{key: to_json(value) for key, value in end.attributes.items()}}
+    if end.exception is not None:
+        return attrs.evolve(describe_exception(end.exception, capture), attributes=attributes)
+    outputs = to_json(described.outputs) if capture.outputs_of(call.kind) else None
+    return SpanEnd(outputs=outputs, attributes=attributes)
 
 
-def describe_exception(exception: BaseException) -> SpanEnd:
-    """Return the end of a call that raised: status and OpenTelemetry's exception event."""
-    name, message = type(exception).__name__, _message(exception)
+def describe_exception(exception: BaseException, capture: Capture = EVERYTHING) -> SpanEnd:
+    """Return the end of a call that raised: status and OpenTelemetry's exception event.
+
+    What an exception says may quote any content, so it is left out with any of it: its type and the lines of code stay.
+    """
+    name = type(exception).__name__
+    message = _message(exception) if capture.is_everything else ""
     event = SpanEvent(
         name="exception",
         attributes={
             "exception.type": name,
             "exception.message": message,
-            "exception.stacktrace": _stacktrace(exception),
+            "exception.stacktrace": _stacktrace(exception) if capture.is_everything else _lines(exception),
         },
     )
-    return SpanEnd(events=(event,), error=f"{name}: {message}")
+    return SpanEnd(events=(event,), error=f"{name}: {message}" if message else name)
 
 
 def _message(exception: BaseException) -> str:
@@ -81,8 +102,12 @@ def _stacktrace(exception: BaseException) -> str:
     try:
         text = "".join(traceback.format_exception(exception))
     except Exception:  # noqa: BLE001  (a raising __str__ in the chain)
-        text = "".join(traceback.format_tb(exception.__traceback__))
+        return _lines(exception)
     return encodable(text)
+
+
+def _lines(exception: BaseException) -> str:
+    return encodable("".join(traceback.format_tb(exception.__traceback__)))
 
 
 def _fingerprint(call: CallStart) -> dict[str, str]:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from dspy_mlflow_callbacks.describe.content import RAW_COMPLETION, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import to_json
-from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEvent
 
 _METHODS = {CallKind.ADAPTER_FORMAT: "format", CallKind.ADAPTER_PARSE: "parse"}
 
 
-def start(call: CallStart) -> SpanStart:
+def name(call: CallStart) -> str:
+    """Return the adapter's class with the method's name."""
+    return f"{type(call.instance).__name__}.{_METHODS[call.kind]}"
+
+
+def start(call: CallStart) -> Opening:
     """Describe the start of an adapter's `format` or `parse`."""
-    return SpanStart(
-        name=call.name or f"{type(call.instance).__name__}.{_METHODS[call.kind]}",
-        span_type="PARSER",
-        inputs=to_json(call.inputs),
-    )
+    return Opening(span_type="PARSER", inputs=call.inputs)
 
 
-def end(call: CallStart, end: CallEnd) -> SpanEnd:
+def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe the messages that were formatted or the fields that were parsed.
 
     A failed parse says what it could not parse, also where the inputs are not recorded as such.
     """
     attributes = {}
     if end.exception is not None and call.kind is CallKind.ADAPTER_PARSE:
-        attributes["dspy.adapter.raw_completion"] = to_json(call.inputs.get("completion"))
-    return SpanEnd(outputs=to_json(end.outputs), attributes=attributes)
+        attributes[RAW_COMPLETION] = to_json(call.inputs.get("completion"))
+    return Closing(outputs=end.outputs, attributes=attributes)
 
 
 def fallback_event(failed: str, taking_over: str) -> SpanEvent:

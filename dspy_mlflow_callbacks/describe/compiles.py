@@ -7,23 +7,27 @@ from typing import Any
 
 import dspy
 
+from dspy_mlflow_callbacks.describe.content import Closing, Opening
 from dspy_mlflow_callbacks.describe.evaluations import metric_name
-from dspy_mlflow_callbacks.describe.payloads import to_json
-from dspy_mlflow_callbacks.describe.secrets import without_secrets
+from dspy_mlflow_callbacks.describe.payloads import plain_without_secrets, to_json
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes, program_fingerprint
-from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
+from dspy_mlflow_callbacks.events import CallEnd, CallStart
 
 _SCALARS = (bool, int, float, str, type(None))
 
 
-def start(call: CallStart) -> SpanStart:
+def name(call: CallStart) -> str:
+    """Return the optimizer's class."""
+    return type(call.instance).__name__
+
+
+def start(call: CallStart) -> Opening:
     """Describe the start of an optimizer's `compile`: student, dataset sizes, parameters."""
     inputs = dict(call.inputs)
     inputs.update(inputs.pop("kwargs", {}))
-    return SpanStart(
-        name=call.name or type(call.instance).__name__,
+    return Opening(
         span_type="WORKFLOW",
-        inputs=to_json(without_secrets({name: _shown(name, value) for name, value in inputs.items()})),
+        inputs=plain_without_secrets({name: _shown(name, value) for name, value in inputs.items()}),
         attributes={
             "dspy.class": to_json(type(call.instance)),
             "dspy.optimizer.params": to_json(_params(call.instance)),
@@ -32,11 +36,11 @@ def start(call: CallStart) -> SpanStart:
     )
 
 
-def end(call: CallStart, end: CallEnd) -> SpanEnd:
+def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe the program that came out: its class, its fingerprint, its score and the candidates' scores."""
     program = end.outputs
     if not isinstance(program, dspy.Module):
-        return SpanEnd(outputs=to_json(program))
+        return Closing(outputs=program)
     candidates = getattr(program, "candidate_programs", None) or []
     scores = [candidate.get("score") for candidate in candidates if isinstance(candidate, dict)]
     outputs = {
@@ -45,7 +49,7 @@ def end(call: CallStart, end: CallEnd) -> SpanEnd:
         "score": getattr(program, "score", None),
         "candidate_scores": scores,
     }
-    return SpanEnd(outputs=to_json(outputs), attributes={"dspy.compile.fingerprint": to_json(outputs["fingerprint"])})
+    return Closing(outputs=outputs, attributes={"dspy.compile.fingerprint": to_json(outputs["fingerprint"])})
 
 
 def _shown(name: str, value: Any) -> Any:
@@ -58,4 +62,4 @@ def _params(optimizer: Any) -> dict[str, Any]:
     params = optimizer.get_params()
     shown = {name: value for name, value in params.items() if isinstance(value, _SCALARS)}
     metric = {"metric": metric_name(params["metric"])} if "metric" in params else {}
-    return {**without_secrets(shown), **metric}
+    return {**plain_without_secrets(shown), **metric}

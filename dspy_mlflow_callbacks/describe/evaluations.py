@@ -4,39 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspy_mlflow_callbacks.describe.content import Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import to_json
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes
-from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
+from dspy_mlflow_callbacks.events import CallEnd, CallStart
 
 
-def start(call: CallStart) -> SpanStart:
+def name(call: CallStart) -> str:
+    """Return `Evaluate`."""
+    return "Evaluate"
+
+
+def start(call: CallStart) -> Opening:
     """Describe the start of an evaluation: program, metric and size of the devset; examples have their own spans."""
     evaluate, inputs = call.instance, call.inputs
     program = inputs.get("program")
     devset = _given(inputs.get("devset"), evaluate.devset)
-    return SpanStart(
-        name=call.name or "Evaluate",
+    return Opening(
         span_type="EVALUATOR",
-        inputs=to_json(
-            {
-                "program": type(program).__name__,
-                "metric": metric_name(_given(inputs.get("metric"), evaluate.metric)),
-                "devset_size": len(devset) if devset is not None else 0,
-                "num_threads": _given(inputs.get("num_threads"), evaluate.num_threads),
-                "callback_metadata": inputs.get("callback_metadata"),
-            }
-        ),
+        inputs={
+            "program": type(program).__name__,
+            "metric": metric_name(_given(inputs.get("metric"), evaluate.metric)),
+            "devset_size": len(devset) if devset is not None else 0,
+            "num_threads": _given(inputs.get("num_threads"), evaluate.num_threads),
+            "callback_metadata": inputs.get("callback_metadata"),
+        },
         attributes=fingerprint_attributes(program),
     )
 
 
-def end(call: CallStart, end: CallEnd) -> SpanEnd:
+def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe the evaluation's score, in per cent, and the metric's value for each example in the devset's order."""
     score = getattr(end.outputs, "score", None)
     if score is None:
-        return SpanEnd(outputs=to_json(end.outputs))
+        return Closing(outputs=end.outputs)
     outputs = {"score": score, "scores": [value for *_, value in end.outputs.results]}
-    return SpanEnd(outputs=to_json(outputs), attributes={"dspy.evaluate.score": to_json(score)})
+    return Closing(outputs=outputs, attributes={"dspy.evaluate.score": to_json(score)})
 
 
 def _given(argument: Any, default: Any) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dspy_mlflow_callbacks.describe.content import Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import to_json
-from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd, SpanStart
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 _SPANS = {
     CallKind.INTERPRETER_EXECUTE: ("execute", "TOOL"),
@@ -15,22 +16,27 @@ _SPANS = {
 }
 
 
-def start(call: CallStart) -> SpanStart:
-    """Describe the start of an interpreter's operation; code that calls a tool is named after the tool."""
-    name, span_type = _SPANS[call.kind]
+def name(call: CallStart) -> str:
+    """Return the operation's name; code that calls a tool is named after the tool."""
+    operation, _ = _SPANS[call.kind]
     tool = call.inputs.get("tool_name")
-    return SpanStart(
-        name=call.name or (name if tool is None else f"{name} {tool}"),
+    return operation if tool is None else f"{operation} {tool}"
+
+
+def start(call: CallStart) -> Opening:
+    """Describe the start of an interpreter's operation."""
+    _, span_type = _SPANS[call.kind]
+    return Opening(
         span_type=span_type,
-        inputs=to_json(call.inputs),
+        inputs=call.inputs,
         attributes={"dspy.class": to_json(type(call.instance))},
     )
 
 
-def end(call: CallStart, end: CallEnd) -> SpanEnd:
+def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe what an operation gave: for code its final output, or its value or standard output."""
     outputs = _execution(end.outputs) if call.kind is CallKind.INTERPRETER_EXECUTE else end.outputs
-    return SpanEnd(outputs=to_json(outputs))
+    return Closing(outputs=outputs)
 
 
 def _execution(outputs: Any) -> Any:

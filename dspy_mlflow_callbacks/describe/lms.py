@@ -6,45 +6,49 @@ from collections.abc import Mapping
 from typing import Any
 
 from dspy_mlflow_callbacks.describe import chat, usage
-from dspy_mlflow_callbacks.describe.payloads import describe_value, to_json
-from dspy_mlflow_callbacks.describe.secrets import without_secrets
-from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
+from dspy_mlflow_callbacks.describe.content import RETRY_ERRORS, Closing, Opening
+from dspy_mlflow_callbacks.describe.payloads import describe_value, plain_without_secrets, to_json
+from dspy_mlflow_callbacks.events import CallEnd, CallStart
 
 # What is shown by itself; the rest of a call's arguments are request parameters.
 _CONTENT = frozenset({"prompt", "messages", "tools", "state", "questions"})
 _CHAT_TYPES = frozenset({"chat", "responses"})
 
 
-def start(call: CallStart) -> SpanStart:
+def name(call: CallStart) -> str:
+    """Return the model as DSPy names it."""
+    return str(getattr(call.instance, "model", type(call.instance).__name__))
+
+
+def start(call: CallStart) -> Opening:
     """Describe the start of an LM's call: its messages and tools as inputs, its parameters as attributes."""
     lm, arguments = call.instance, _arguments(call.instance, call.inputs)
-    model, model_type = str(getattr(lm, "model", type(lm).__name__)), getattr(lm, "model_type", None)
+    model, model_type = name(call), getattr(lm, "model_type", None)
     provider, separator, _ = model.partition("/")
     attributes = {
         "dspy.class": type(lm),
         "dspy.lm.model_type": model_type,
-        "dspy.lm.request": without_secrets({key: arguments[key] for key in arguments.keys() - _CONTENT}),
+        "dspy.lm.request": plain_without_secrets({key: arguments[key] for key in arguments.keys() - _CONTENT}),
         "mlflow.chat.tools": _functions(arguments.get("tools")),
         "mlflow.llm.model": model,
         "mlflow.llm.provider": provider if separator else None,
         "mlflow.message.format": "openai",
     }
-    return SpanStart(
-        name=call.name or model,
+    return Opening(
         span_type="CHAT_MODEL" if model_type in _CHAT_TYPES else "LLM",
-        inputs=to_json(_content(arguments, model_type)),
+        inputs=_content(arguments, model_type),
         attributes=_known(attributes),
     )
 
 
-def end(call: CallStart, end: CallEnd) -> SpanEnd:
+def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe the completions as chat choices, and what the call cost."""
     known = usage.report(call.watch, end.outputs)
     facts = _facts(known)
     if "/" not in str(getattr(call.instance, "model", "/")):  # else the start has said it
         facts["mlflow.llm.provider"] = known.provider
-    return SpanEnd(
-        outputs=to_json(_completion(end.outputs, known)) if end.exception is None else None,
+    return Closing(
+        outputs=_completion(end.outputs, known) if end.exception is None else None,
         attributes=_known(facts),
     )
 
@@ -122,7 +126,7 @@ def _facts(known: usage.LMReport) -> dict[str, Any]:
         "dspy.lm.finish_reason": reasons[0] if len(reasons) == 1 else reasons,
         "dspy.lm.response_model": known.response_model,
         "dspy.lm.retries": None if known.retries is None else len(known.retries),
-        "dspy.lm.retry_errors": [describe_value(error) for error in known.retries or ()],
+        RETRY_ERRORS: [describe_value(error) for error in known.retries or ()],
     }
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import dspy
 
+from dspy_mlflow_callbacks.describe.content import Closing, Opening
 from dspy_mlflow_callbacks.describe.paths import path_of
-from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json
-from dspy_mlflow_callbacks.describe.secrets import without_secrets
+from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, plain_without_secrets, to_json
 from dspy_mlflow_callbacks.describe.signatures import demos_digest, signature_attributes
-from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
+from dspy_mlflow_callbacks.events import CallEnd, CallStart
 
 # DSPy's own classes by MLflow's span type; the names that the installed version lacks are passed over.
 _SPAN_TYPES = {
@@ -24,20 +24,22 @@ _SPAN_TYPES = {
 _RETRIEVERS_MODULE = "dspy.retrievers"
 
 
-def start(call: CallStart) -> SpanStart:
+name = path_of
+
+
+def start(call: CallStart) -> Opening:
     """Describe the start of a module's call."""
     cls: Any = type(call.instance)
-    return SpanStart(
-        name=call.name or path_of(call),
+    return Opening(
         span_type=_span_type(cls),
-        inputs=to_json(_inputs(call)),
+        inputs=_inputs(call),
         attributes=_attributes(call.instance),
     )
 
 
-def end(call: CallStart, end: CallEnd) -> SpanEnd:
+def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe what a module returned."""
-    return SpanEnd(outputs=to_json(end.outputs))
+    return Closing(outputs=end.outputs)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -56,7 +58,7 @@ def _inputs(call: CallStart) -> dict[str, Any]:
     args, kwargs = inputs.pop("args", ()), inputs.pop("kwargs", {})
     named = {**inputs, **_bound(type(call.instance), args), **kwargs}
     # What a Predict takes beside its fields may hold request parameters.
-    return {**named, "config": without_secrets(named["config"])} if "config" in named else named
+    return {**named, "config": plain_without_secrets(named["config"])} if "config" in named else named
 
 
 def _bound(cls: type, args: tuple[Any, ...]) -> dict[str, Any]:

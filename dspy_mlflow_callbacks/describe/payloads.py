@@ -23,6 +23,8 @@ import orjson
 import pydantic
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER, split_message_content_for_custom_types
 
+from dspy_mlflow_callbacks.secrets import without_secrets
+
 MAX_DEPTH = 60
 """Levels of nesting that are kept; what lies deeper is described. A choice: people read no deeper."""
 
@@ -55,6 +57,14 @@ def to_json(value: Any) -> str:
 def plain(value: Any) -> Any:
     """Return *value* as None, bools, numbers, texts, lists and dicts that any JSON writer takes."""
     return _plain(value, set())
+
+
+def plain_without_secrets(value: Any) -> Any:
+    """Return *value* as `plain` does, with everything that stands under a secret's name redacted.
+
+    For what never is content: parameters and settings. It is done whether payloads are redacted or not.
+    """
+    return without_secrets(plain(value))
 
 
 def describe_value(value: Any) -> str:

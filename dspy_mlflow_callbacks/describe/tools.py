@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dspy_mlflow_callbacks.describe.content import Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import to_json
-from dspy_mlflow_callbacks.events import CallEnd, CallStart, SpanEnd, SpanStart
+from dspy_mlflow_callbacks.events import CallEnd, CallStart
 
 
-def start(call: CallStart) -> SpanStart:
+def name(call: CallStart) -> str:
+    """Return the tool's own name."""
+    return str(call.instance.name)
+
+
+def start(call: CallStart) -> Opening:
     """Describe the start of a tool's call; its arguments are the tool's own, whatever their names."""
     tool = call.instance
-    return SpanStart(
-        name=call.name or str(tool.name),
+    return Opening(
         span_type="TOOL",
-        inputs=to_json(call.inputs.get("kwargs", call.inputs)),
+        inputs=call.inputs.get("kwargs", call.inputs),
         attributes={"dspy.tool.description": to_json(tool.desc), "dspy.tool.args": to_json(tool.args)},
     )
 
 
-def end(call: CallStart, end: CallEnd) -> SpanEnd:
+def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe what a tool returned."""
-    return SpanEnd(outputs=to_json(end.outputs))
+    return Closing(outputs=end.outputs)

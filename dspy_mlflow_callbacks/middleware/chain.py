@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
+from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.events import CallEnd, CallStart
 
 
@@ -43,7 +44,7 @@ class Chain:
 
     def __init__(self, steps: Iterable[Middleware] = ()) -> None:
         # Tuples: threads iterate them without a lock.
-        self.steps = _checked(steps)
+        self.steps: tuple[Middleware, ...] = checks.callables("middleware", steps, "CallStart -> CallStart | None")
         self._enders = tuple(step for step in self.steps if isinstance(step, EndsCalls))
 
     def __repr__(self) -> str:
@@ -84,18 +85,3 @@ class Chain:
                 raise MiddlewareError(step, message)
             end = result
         return end
-
-
-def _checked(steps: Iterable[Middleware]) -> tuple[Middleware, ...]:
-    if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
-        message = f"middleware must be an iterable of callables, got {steps!r}"
-        raise TypeError(message)
-    checked = tuple(steps)
-    for position, step in enumerate(checked):
-        if not callable(step):
-            message = f"middleware[{position}] must be a callable CallStart -> CallStart | None, got {step!r}"
-            raise TypeError(message)
-        if isinstance(step, type):
-            message = f"middleware[{position}] must be an instance, got the class {step.__name__}"
-            raise TypeError(message)
-    return checked

@@ -6,6 +6,7 @@ import math
 
 import attrs
 
+from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.events import CallStart
 
 # uuid4 fixes six bits among its first 20 hexadecimal digits: a ratio is taken from the last 14, all of them random.
@@ -13,21 +14,13 @@ _RANDOM_DIGITS = 14
 _ALL = 16**_RANDOM_DIGITS
 
 
-def _check_ratio(_: object, attribute: attrs.Attribute[float], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        message = f"{attribute.name} must be a number from 0 to 1, got {value!r}"
-        raise TypeError(message)
-    if math.isnan(value) or not 0 <= value <= 1:
-        message = f"{attribute.name} must be a number from 0 to 1, got {value!r}"
-        raise ValueError(message)
-
-
 @attrs.frozen
 class RatioSampler:
     """Keeps this share of all traces, each whole or not at all.
 
     The decision is a pure function of the root call's id, like OpenTelemetry's `TraceIdRatioBased`,
-    so that every call of a trace gets the same answer in every thread and process.
+    so that every call of a trace gets the same answer in every thread and process. Where it was decided before (a
+    remote parent, a span of your own around the call), it stands.
 
     Args:
         ratio: The share of traces to keep, from 0 (none) to 1 (all).
@@ -37,7 +30,7 @@ class RatioSampler:
         ValueError: if *ratio* is not from 0 to 1.
     """
 
-    ratio: float = attrs.field(validator=_check_ratio)
+    ratio: float = attrs.field(validator=checks.share)
     _bound: int = attrs.field(init=False, repr=False, eq=False)
 
     @_bound.default
@@ -48,4 +41,6 @@ class RatioSampler:
 
     def __call__(self, call: CallStart) -> CallStart | None:
         """Return *call* if its trace is kept, else None."""
+        if call.is_sampled:
+            return call
         return call if int(call.root_call_id[-_RANDOM_DIGITS:], 16) < self._bound else None

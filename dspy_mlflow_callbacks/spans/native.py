@@ -12,10 +12,14 @@ from mlflow.entities import SpanEvent as MlflowSpanEvent
 from mlflow.entities import SpanStatus, SpanStatusCode
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
-from dspy_mlflow_callbacks.events import SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans.delivery import DELIVERY
+from dspy_mlflow_callbacks.spans.experiments import NAMES, Experiment
+from dspy_mlflow_callbacks.spans.leaving import run_steps
 
 # An attribute of every span of ours: it tells them from the user's own.
 CALL_ID = "dspy.call_id"
@@ -30,37 +34,71 @@ _PRICED = ("LLM", "CHAT_MODEL")
 _DATA_URI, _AUDIO = ";base64,", '"input_audio"'
 
 
+def _do_nothing() -> None:
+    """Stand where nothing was attached to MLflow's context."""
+
+
 @attrs.frozen(eq=False)
 class NativeSpan:
     """A span that is open: OpenTelemetry's, and what takes it out of MLflow's context again.
 
     One that is not recording stands where nothing is stored: the call is dropped, MLflow samples it out, or tracing is
-    disabled.
+    disabled. It knows what stands around it.
     """
 
-    otel: otel.Span
-    detach: Callable[[], None]
+    otel: Span
+    detach: Callable[[], None] = _do_nothing
     is_recording: bool = False
     is_priced: bool = False
+    is_entry: bool = False
+    around: Span = INVALID_SPAN
 
 
 class NativeEngine:
-    """Opens and closes MLflow spans through MLflow's tracing API."""
+    """Opens and closes MLflow spans through MLflow's tracing API.
 
-    def __init__(self) -> None:
+    Args:
+        payload_steps: What runs on a span's content before the span leaves.
+        experiment: Name or id of the experiment of traces that begin here; None is MLflow's active one.
+        on_loss: Told of what payload steps lost.
+    """
+
+    def __init__(
+        self, payload_steps: PayloadSteps, experiment: str | None, on_loss: Callable[[Exception], object]
+    ) -> None:
         DELIVERY.start()
         self._probed: internals.Tracer | None = None
+        self._payload_steps = payload_steps
+        self._experiment = None if experiment is None else Experiment(experiment)
+        self._on_loss = on_loss
 
-    def open(
-        self,
-        call_id: str,
-        start: SpanStart,
-        parent: NativeSpan | None,
-        tags: Mapping[str, str],
-        metadata: Mapping[str, str],
-    ) -> NativeSpan:
+    def experiment(self) -> tuple[str, ...]:
+        """Return the id and the name of the experiment of traces that begin now; empty if the store does not say."""
+        attribute = self._experiment_attribute(internals.calling_run())
+        chosen = attribute.get(internals.EXPERIMENT_ID)
+        return NAMES(internals.active_experiment_id() if chosen is None else orjson.loads(chosen))
+
+    def decision(self, parent: NativeSpan | None) -> bool | None:
+        """Return what was decided for the trace that a call would be part of.
+
+        True where the user's own span around it records or a remote parent is sampled, False where not, None where
+        there is nothing around it.
+        """
+        span = internals.tracer().current_span() if parent is None else parent.otel
+        context = span.get_span_context()
+        if not context.is_valid:
+            return None
+        if isinstance(span, otel.NonRecordingSpan):
+            return context.trace_flags.sampled
+        return True if span.is_recording() else None
+
+    def around(self, muted: NativeSpan) -> NativeSpan:
+        """Return what stands around a span that `mute` gave: an open span below it is outside of what is dropped."""
+        return NativeSpan(muted.around)
+
+    def open(self, call: CallStart, start: SpanStart, parent: NativeSpan | None) -> NativeSpan:
         """Open a span below *parent*, or where MLflow's context says, and make it MLflow's active span."""
-        tags, metadata = dict(tags), dict(metadata)  # a middleware's, and refused before a span is there
+        tags, metadata = dict(call.tags), dict(call.metadata)  # a middleware's, and refused before a span is there
         if internals.is_suppressed():
             return self.mute(parent)
         tracer = internals.tracer()
@@ -69,10 +107,11 @@ class NativeEngine:
             DELIVERY.probe()
         above = _parent_span(tracer.current_span(), parent)
         run = None if above.get_span_context().is_valid else internals.calling_run()
+        attributes = _attributes(call.call_id, start)
+        if not above.get_span_context().is_valid:
+            attributes.update(self._experiment_attribute(run))
         span = tracer.tracer.start_span(
-            start.name,
-            context=otel.set_span_in_context(above, Context()),
-            attributes=_attributes(call_id, start, run),
+            start.name, context=otel.set_span_in_context(above, Context()), attributes=attributes
         )
         is_recording = span.is_recording()
         detach = tracer.attach(span)
@@ -88,16 +127,24 @@ class NativeEngine:
             detach()
             span.end()
             raise
-        return NativeSpan(span, detach, is_recording, start.span_type in _PRICED)
+        return NativeSpan(span, detach, is_recording, start.span_type in _PRICED, call.is_entry)
+
+    def _experiment_attribute(self, run: Any) -> dict[str, str]:
+        """Return the attribute of a root that says where its trace goes; none leaves it to MLflow."""
+        if self._experiment is not None:
+            return {internals.EXPERIMENT_ID: f'"{self._experiment.id()}"'}
+        if run is not None and not internals.has_destination():
+            return {internals.EXPERIMENT_ID: f'"{run.info.experiment_id}"'}
+        return {}
 
     def mute(self, parent: NativeSpan | None) -> NativeSpan:
         """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""
         tracer = internals.tracer()
-        above = _parent_span(tracer.current_span(), parent).get_span_context()
+        above = _parent_span(tracer.current_span(), parent)
         # Not sampled, and MLflow's sampler follows its local parent.
-        trace_id = above.trace_id or internals.ids.generate_trace_id()
+        trace_id = above.get_span_context().trace_id or internals.ids.generate_trace_id()
         span = otel.NonRecordingSpan(otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False))
-        return NativeSpan(span, tracer.attach(span))
+        return NativeSpan(span, tracer.attach(span), around=above)
 
     def close(self, span: NativeSpan, end: SpanEnd) -> None:
         """Take *span* out of MLflow's context, then end it."""
@@ -110,6 +157,8 @@ class NativeEngine:
         if end.error is not None:
             internals.live_span(span.otel).set_status(SpanStatus(SpanStatusCode.ERROR, end.error))
         _set(span.otel, internals.OUTPUTS, end.outputs, end.attributes)
+        if self._payload_steps:
+            run_steps(self._payload_steps, span.otel, self._on_loss, with_trace=span.is_entry)
         internals.end_span(span.otel, is_priced=span.is_priced)
 
     def add_event(self, span: NativeSpan, event: SpanEvent) -> None:
@@ -138,13 +187,11 @@ def _is_users_span_within(active: otel.Span, parent: NativeSpan) -> bool:
     )
 
 
-def _attributes(call_id: str, start: SpanStart, run: Any) -> dict[str, str]:
+def _attributes(call_id: str, start: SpanStart) -> dict[str, str]:
     attributes = {**start.attributes, CALL_ID: f'"{call_id}"'}
     level = _LOG_LEVELS[start.level] if start.level is not None else internals.default_level(start.span_type)
     if level is not None:  # pragma: no branch  (None before MLflow 3.13: `make test-oldest`)
         attributes[internals.LOG_LEVEL] = level
-    if run is not None and not internals.has_destination():
-        attributes[internals.EXPERIMENT_ID] = f'"{run.info.experiment_id}"'
     return attributes
 
 

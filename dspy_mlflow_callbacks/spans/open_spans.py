@@ -15,17 +15,22 @@ class OpenCall:
     """A call between its start and its end.
 
     Attributes:
+        call_id: DSPy's id of the call.
         start: The call as it came out of the middleware; None if it is dropped.
-        span: The engine's span; one that records nothing if the call is dropped.
+        span: The engine's span; one that records nothing if the call is dropped. A hidden call has that of the call
+            around it, or none.
         owner: Who opened the span and will close it.
+        is_final: Whether a dropped call is dropped for every callback, not only by its own callback's middleware.
         trace: The calls of the same trace that are open, by call_id; shared by all of them.
         cpu_started: Thread and its CPU time in nanoseconds when a root call started.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
     """
 
+    call_id: str | None = None
     start: CallStart | None = None
     span: Any = None
     owner: object = None
+    is_final: bool = True
     trace: dict[str, OpenCall] = attrs.field(factory=dict, repr=False)
     cpu_started: tuple[int, int] | None = None
     unparsed: str | None = None
@@ -35,8 +40,13 @@ class OpenCall:
         """Whether nothing is recorded of this call and of those below it."""
         return self.start is None
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the call has no span of its own."""
+        return self.start is not None and self.start.is_hidden
 
-# A call below a dropped one: all that is kept of it is that it is dropped too.
+
+# A call that is not open any more: all that is kept of it is that nothing is recorded below it.
 DROPPED = OpenCall()
 
 
@@ -63,7 +73,7 @@ class OpenSpans:
     def add(self, call_id: str, call: OpenCall) -> None:
         """Hold *call* until it is taken; under another call's id it stands for that one too."""
         self._calls[call_id] = call
-        if call.start is not None and call.start.call_id == call_id:
+        if call.start is not None and call.call_id == call_id:
             call.trace[call_id] = call
 
     def take(self, call_id: str) -> OpenCall:

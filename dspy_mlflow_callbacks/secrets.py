@@ -1,4 +1,4 @@
-"""Request parameters without the secrets that stand among them."""
+"""What a secret looks like: the names it stands under, and its own shape in a text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import functools
 import re
 from typing import Any
 
-from dspy_mlflow_callbacks.describe.payloads import plain
-
-HIDDEN = "[hidden]"
+REDACTED = "[redacted]"
+"""What stands in place of a secret."""
 
 # Names of parameters, headers and environment variables that carry credentials, in any provider's spelling.
 # A word boundary is a separator or the ends; what counts tokens (`max_tokens`, `token_count`) stays.
@@ -40,15 +39,12 @@ def is_secret_name(name: str) -> bool:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return *value* as plain JSON values, with everything that stands under a secret's name hidden at any depth."""
-    return _hidden(plain(value))
-
-
-def _hidden(value: Any) -> Any:
+    """Return a JSON value with everything that stands under a secret's name redacted at any depth."""
     if isinstance(value, dict):
         return {
-            key: HIDDEN if item is not None and is_secret_name(key) else _hidden(item) for key, item in value.items()
+            key: REDACTED if item is not None and is_secret_name(key) else without_secrets(item)
+            for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_hidden(item) for item in value]
-    return _SECRET_TEXT.sub(HIDDEN, value) if isinstance(value, str) else value
+        return [without_secrets(item) for item in value]
+    return _SECRET_TEXT.sub(REDACTED, value) if isinstance(value, str) else value

@@ -1,0 +1,148 @@
+"""Leaving out kinds of call, names and levels."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from dspy_mlflow_callbacks import checks
+from dspy_mlflow_callbacks.events import LEVELS, CallKind, CallStart
+
+_GROUPS = {
+    "adapter": (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE),
+    "interpreter": tuple(kind for kind in CallKind if kind.value.startswith("interpreter_")),
+}
+_ALLOWED_KINDS = (*(kind.value for kind in CallKind), *_GROUPS)
+
+
+def _kinds(names: Iterable[CallKind | str]) -> frozenset[CallKind]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        message = f"kinds must be an iterable of {', '.join(_ALLOWED_KINDS)}, got {names!r}"
+        raise TypeError(message)
+    return frozenset(kind for name in names for kind in _kinds_of(name))
+
+
+def _kinds_of(name: CallKind | str) -> tuple[CallKind, ...]:
+    if isinstance(name, CallKind):
+        return (name,)
+    if name in _GROUPS:
+        return _GROUPS[name]
+    try:
+        return (CallKind(name),)
+    except ValueError:
+        message = f"{name!r} is no kind of call; allowed are {', '.join(_ALLOWED_KINDS)}"
+        raise ValueError(message) from None
+
+
+def _optional_kinds(names: Iterable[CallKind | str] | None) -> frozenset[CallKind] | None:
+    return None if names is None else _kinds(names)
+
+
+@attrs.frozen
+class KindFilter:
+    """Records some kinds of call.
+
+    Args:
+        include: The kinds that get spans, as `CallKind` or its value, or `adapter` and `interpreter` for all of theirs;
+            None is all. Calls of other kinds are hidden: what they call nests where their span would have stood.
+        exclude: Kinds that are dropped with everything below them.
+
+    Raises:
+        TypeError: if one of them is no iterable.
+        ValueError: if a name is no kind of call.
+    """
+
+    include: frozenset[CallKind] | None = attrs.field(default=None, converter=_optional_kinds)
+    exclude: frozenset[CallKind] = attrs.field(default=frozenset(), converter=_kinds)
+
+    __repr__ = checks.brief_repr
+
+    def __call__(self, call: CallStart) -> CallStart | None:
+        """Return *call*, a hidden copy of it, or None to drop it."""
+        if call.kind in self.exclude:
+            return None
+        return call if self.include is None or call.kind in self.include else attrs.evolve(call, is_hidden=True)
+
+
+def _globs(names: Any) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        message = f"names must be an iterable of globs such as 'Program.*', got {names!r}"
+        raise TypeError(message)
+    globs = tuple(names)
+    for glob in globs:
+        if not isinstance(glob, str) or not glob:
+            message = f"a glob must be a text such as 'Program.*', got {glob!r}"
+            raise TypeError(message)
+    return globs
+
+
+@attrs.frozen
+class NameFilter:
+    """Records calls by the names of their spans, such as `Program.generate.predict` or `openai/gpt-4o`.
+
+    Args:
+        include: Globs: a call that matches is recorded with everything below it, what is around it is hidden. Empty is
+            all.
+        exclude: Globs: a call that matches is dropped with everything below it.
+
+    Raises:
+        TypeError: if one of them is no iterable of texts.
+    """
+
+    include: tuple[str, ...] = attrs.field(default=(), converter=_globs)
+    exclude: tuple[str, ...] = attrs.field(default=(), converter=_globs)
+
+    __repr__ = checks.brief_repr
+
+    def __call__(self, call: CallStart) -> CallStart | None:
+        """Return *call*, a hidden copy of it, or None to drop it."""
+        if self.exclude and _matches(call, self.exclude):
+            return None
+        if self.include and call.is_root and not _matches(call, self.include):
+            return attrs.evolve(call, is_hidden=True)
+        return call
+
+
+def _matches(call: CallStart, globs: tuple[str, ...]) -> bool:
+    name = call.name or ""
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
+# What DSPy does around the calls that a user thinks of.
+_DEBUG_KINDS = frozenset(
+    {CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE, CallKind.INTERPRETER_STARTUP, CallKind.INTERPRETER_SHUTDOWN}
+)
+
+
+def _level(name: Any) -> str:
+    if not isinstance(name, str) or name.upper() not in LEVELS:
+        message = f"level must be one of {', '.join(level.lower() for level in LEVELS)}, got {name!r}"
+        raise ValueError(message)
+    return name.lower()
+
+
+@attrs.frozen
+class LevelFilter:
+    """Records calls from a level on: adapters, start and end of interpreters are `debug`, all others `info`.
+
+    A call below the level is hidden: what it calls nests where its span would have stood. A middleware that stands
+    before this one may have given a call another level.
+
+    Args:
+        level: `debug` (everything), `info`, `warning`, `error` or `critical`.
+
+    Raises:
+        ValueError: if *level* is none of these.
+    """
+
+    level: str = attrs.field(converter=_level)
+
+    def __call__(self, call: CallStart) -> CallStart:
+        """Return *call*, or a hidden copy of it."""
+        level = call.level or ("DEBUG" if call.kind in _DEBUG_KINDS else "INFO")
+        if LEVELS.index(level) >= LEVELS.index(self.level.upper()):
+            return call
+        return attrs.evolve(call, is_hidden=True)
