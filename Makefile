@@ -1,4 +1,4 @@
-# demo, test, lint, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
+# demo, test, lint, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 export LITELLM_LOCAL_MODEL_COST_MAP = True
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo test lint format bench test-oldest clean
+.PHONY: demo test lint format docs bench test-oldest clean
 
 # What pip prints goes to a log, so that the screen shows what was asked for.
 install = mkdir -p $(1) && { $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) >> $(1)/install.log 2>&1 \
@@ -51,6 +51,10 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# docs/configuration.md, from the options' own documentation.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate_configuration.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py

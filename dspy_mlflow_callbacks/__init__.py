@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dspy_mlflow_callbacks.autologging import autolog
     from dspy_mlflow_callbacks.callbacks import (
         AdapterCallback,
         CompileCallback,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         TagInjector,
     )
     from dspy_mlflow_callbacks.payload import Payload, PayloadLimit, PayloadStep, Redactor
+    from dspy_mlflow_callbacks.programs import attach, detach
+    from dspy_mlflow_callbacks.scopes import suppress_tracing, trace_context
     from dspy_mlflow_callbacks.stats import Stats
 
     __version__: str
@@ -62,10 +65,16 @@ __all__ = [
     "TagInjector",
     "ToolCallback",
     "TracingConfig",
+    "attach",
+    "autolog",
+    "detach",
+    "suppress_tracing",
+    "trace_context",
 ]
 
 # dspy and mlflow take seconds to import: a name brings them in only when it is used.
 _ROOMS = {
+    "autologging": ("autolog",),
     "callbacks": (
         "AdapterCallback",
         "CompileCallback",
@@ -89,6 +98,8 @@ _ROOMS = {
         "TagInjector",
     ),
     "payload": ("Payload", "PayloadLimit", "PayloadStep", "Redactor"),
+    "programs": ("attach", "detach"),
+    "scopes": ("suppress_tracing", "trace_context"),
     "stats": ("Stats",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -15,6 +15,7 @@ from dspy_mlflow_callbacks.describe import Capture
 from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.middleware import Chain, Middleware
 from dspy_mlflow_callbacks.payload import PayloadStep, PayloadSteps
+from dspy_mlflow_callbacks.peers import PEERS
 from dspy_mlflow_callbacks.stats import Stats
 from dspy_mlflow_callbacks.tracing import Tracing
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 StartHook = Callable[["TracingCallback", str, Any, dict[str, Any]], None]
 EndHook = Callable[..., None]
 
+# What calls other things; the others' calls are over before it pays to look away.
+_CALLING_KINDS = frozenset({CallKind.MODULE, CallKind.EVALUATE, CallKind.COMPILE, CallKind.TOOL})
+
 
 def _hooks(kind: CallKind) -> tuple[StartHook, EndHook]:
-    """Return the pair of methods that DSPy calls around a call of this kind."""
+    """Return the pair of methods that DSPy calls around a call of a kind that is recorded."""
 
     def on_start(self: TracingCallback, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._start(kind, call_id, instance, inputs)
@@ -37,18 +41,31 @@ def _hooks(kind: CallKind) -> tuple[StartHook, EndHook]:
     return on_start, on_end
 
 
-class TracingCallback(BaseCallback):
-    """What all callback classes share: the way in, the boundary for errors, and governing one's own program.
+def _governing_hooks(kind: CallKind) -> tuple[StartHook, EndHook]:
+    """Return the pair of methods that DSPy calls around a call of a kind that is not recorded."""
 
-    A callback in a program's own `callbacks` governs that program: its call and all calls below it, wherever they
-    run. Callbacks of this package that are set globally stand aside for it; others hear what they always hear.
+    def on_start(self: TracingCallback, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._take_over(kind, call_id, instance)
+
+    def on_end(self: TracingCallback, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self._release(call_id)
+
+    return on_start, on_end
+
+
+class TracingCallback(BaseCallback):
+    """What all callback classes share: the way in, the boundary for errors, and governing what they stand on.
+
+    A callback among the own `callbacks` of a program (or of an LM, a tool, …) governs it: its call and all calls below
+    it, wherever they run. Callbacks of this package that are set globally stand aside for it; others hear what they
+    always hear.
 
     Args:
         middleware: Callables `CallStart -> CallStart | None` in the order in which they run, after those that the
             options ask for.
         payload_steps: Callables `Payload -> Payload` in the order in which they run, in place of those that the options
             ask for; None is `[Redactor()]` and what `redact_*` and `max_payload_chars` add.
-        config: Options as a whole, in place of the environment's.
+        config: Options as a whole: with it, no variable is looked at.
         options: The fields of `TracingConfig`. An option that is not given is *config*'s, or, without one, that of the
             variable `DSPY_MLFLOW_<OPTION>`, or the default.
 
@@ -58,6 +75,7 @@ class TracingCallback(BaseCallback):
     """
 
     hears_unannounced_calls = False
+    is_on = True  # until `autolog` replaces it or switches it off; calls that run then end as they began
 
     def __init__(
         self,
@@ -86,9 +104,11 @@ class TracingCallback(BaseCallback):
             ),
             experiment=self.config.experiment,
         )
-        self._governed: dict[str, dspy_internals.SettingsOverride] = {}
-        dspy_internals.install(mlflow_internals.in_current_context)
-        lm_internals.install()
+        self._governed: dict[str, list[Callable[[], None]]] = {}  # call_id → what is undone when it ends
+        if self.config.enabled:
+            dspy_internals.install(mlflow_internals.in_current_context)
+            lm_internals.install()
+            PEERS.install(_hears)
 
     def __repr__(self) -> str:
         said = [f"{name}={getattr(self.config, name)!r}" for name in self.config.changed()]
@@ -108,23 +128,38 @@ class TracingCallback(BaseCallback):
         )
         return again, ()
 
+    @classmethod
+    def records(cls, kind: CallKind) -> bool:
+        """Return whether callbacks of this class record calls of a kind."""
+        hook = f"on_{kind.value}_start"
+        return getattr(cls, hook) is not getattr(TracingCallback, hook)
+
     def stats(self) -> Stats:
         """Return what this callback has counted so far."""
         return self._tracing.stats()
 
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Take over a program that this callback belongs to, also where its modules get no spans."""
-        self._govern(call_id, instance)
-
-    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Give back what `on_module_start` took."""
-        self._release(call_id)
+    on_module_start, on_module_end = _governing_hooks(CallKind.MODULE)
+    on_lm_start, on_lm_end = _governing_hooks(CallKind.LM)
+    on_adapter_format_start, on_adapter_format_end = _governing_hooks(CallKind.ADAPTER_FORMAT)
+    on_adapter_parse_start, on_adapter_parse_end = _governing_hooks(CallKind.ADAPTER_PARSE)
+    on_tool_start, on_tool_end = _governing_hooks(CallKind.TOOL)
+    on_evaluate_start, on_evaluate_end = _governing_hooks(CallKind.EVALUATE)
+    on_interpreter_execute_start, on_interpreter_execute_end = _governing_hooks(CallKind.INTERPRETER_EXECUTE)
+    on_interpreter_tool_call_start, on_interpreter_tool_call_end = _governing_hooks(CallKind.INTERPRETER_TOOL_CALL)
+    on_interpreter_startup_start, on_interpreter_startup_end = _governing_hooks(CallKind.INTERPRETER_STARTUP)
+    on_interpreter_shutdown_start, on_interpreter_shutdown_end = _governing_hooks(CallKind.INTERPRETER_SHUTDOWN)
+    on_compile_start, on_compile_end = _governing_hooks(CallKind.COMPILE)
 
     def _start(self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         try:
-            own = _tracing_callbacks(instance)
-            if self.config.enabled and (not own or self in own):
-                self._tracing.start(kind, call_id, instance, inputs, governs=bool(own))
+            callbacks = getattr(instance, "callbacks", None)
+            own = _of_this_package(callbacks) if callbacks else ()
+            if own:
+                self._govern(kind, call_id, own)
+            if self.is_on and self.config.enabled and (not own or self in own) and not PEERS.records():
+                is_left_out = self._tracing.start(kind, call_id, instance, inputs, governs=bool(own))
+                if is_left_out and kind in _CALLING_KINDS:
+                    self._stay_away(call_id)
         except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
             self._tracing.lost(error)
 
@@ -133,17 +168,35 @@ class TracingCallback(BaseCallback):
             self._tracing.end(call_id, outputs, exception)
         except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
             self._tracing.lost(error)
+        finally:
+            if self._governed:
+                self._release(call_id)  # after the span, which entered MLflow's context after it
 
-    def _govern(self, call_id: str, instance: Any) -> None:
-        own = _tracing_callbacks(instance)
-        if own and own[0] is self and call_id not in self._governed:
-            others = [each for each in dspy.settings.get("callbacks", []) if not isinstance(each, TracingCallback)]
-            self._governed[call_id] = dspy_internals.SettingsOverride(callbacks=[*others, *own])
+    def _take_over(self, kind: CallKind, call_id: str, instance: Any) -> None:
+        try:
+            own = _tracing_callbacks(instance)
+            if own:
+                self._govern(kind, call_id, own)
+        except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
+            self._tracing.lost(error)
+
+    def _govern(self, kind: CallKind, call_id: str, own: Sequence[TracingCallback]) -> None:
+        if call_id in self._governed or _governor(kind, own) is not self:
+            return
+        override = dspy_internals.SettingsOverride(callbacks=[*_others(), *own])
+        undo = self._governed[call_id] = [override.undo]
+        unmuted = self._tracing.unmute() if self.config.enabled else None
+        if unmuted is not None:
+            undo.append(unmuted)
+
+    def _stay_away(self, call_id: str) -> None:
+        """Hear nothing of what is called by a call that is left out: not to hear of it costs less than to drop it."""
+        others = dspy_internals.OthersOnly(_others())
+        self._governed.setdefault(call_id, []).append(dspy_internals.SettingsOverride(callbacks=others).undo)
 
     def _release(self, call_id: str) -> None:
-        override = self._governed.pop(call_id, None)
-        if override is not None:
-            override.undo()
+        for undo in reversed(self._governed.pop(call_id, ())):
+            undo()
 
 
 def _config_of(config: TracingConfig | None, options: Mapping[str, Any]) -> TracingConfig:
@@ -162,10 +215,43 @@ def _refuse_beside_payload_steps(options: Mapping[str, Any]) -> None:
         raise ValueError(message)
 
 
-def _tracing_callbacks(instance: Any) -> list[TracingCallback]:
+def _others() -> list[Any]:
+    """Return those of the callbacks in DSPy's settings that are not of this package."""
+    return [each for each in dspy.settings.get("callbacks", []) if not isinstance(each, TracingCallback)]
+
+
+def _tracing_callbacks(instance: Any) -> Sequence[TracingCallback]:
     """Return those of an instance's own callbacks that are of this package."""
-    own = getattr(instance, "callbacks", None)
-    return [each for each in own if isinstance(each, TracingCallback)] if own else []
+    return _of_this_package(getattr(instance, "callbacks", None) or ())
+
+
+def _of_this_package(callbacks: Iterable[Any]) -> Sequence[TracingCallback]:
+    return [each for each in callbacks if isinstance(each, TracingCallback)]
+
+
+def _governor(kind: CallKind, own: Sequence[TracingCallback]) -> TracingCallback:
+    """Return which of the callbacks that stand on an instance governs its call: the first that records it, if any does.
+
+    So one callback alone changes MLflow's context around a call, and undoes its changes in the right order.
+    """
+    enabled = [each for each in own if each.config.enabled]
+    recording = [each for each in enabled if each.records(kind)]
+    return (recording or enabled or own)[0]
+
+
+def _hears(kind: str, instance: Any) -> bool:
+    """Return whether a callback of this package decides about a call: one that is switched on and records its kind.
+
+    Args:
+        kind: The value of a `CallKind`.
+        instance: What is called.
+    """
+    callbacks = dspy.settings.get("callbacks", [])
+    if isinstance(callbacks, dspy_internals.OthersOnly):
+        return True  # that nothing is recorded here is what one of ours has decided
+    everywhere = [each for each in callbacks if isinstance(each, TracingCallback)]
+    hearers = _tracing_callbacks(instance) or everywhere
+    return any(each.is_on and each.config.enabled and each.records(CallKind(kind)) for each in hearers)
 
 
 class ModuleCallback(TracingCallback):
@@ -173,15 +259,7 @@ class ModuleCallback(TracingCallback):
 
     hears_unannounced_calls = True
 
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Open the module's span."""
-        self._start(CallKind.MODULE, call_id, instance, inputs)
-        super().on_module_start(call_id, instance, inputs)
-
-    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """Close the module's span."""
-        super().on_module_end(call_id, outputs, exception)
-        self._end(call_id, outputs, exception)
+    on_module_start, on_module_end = _hooks(CallKind.MODULE)
 
 
 class LMCallback(TracingCallback):
@@ -235,10 +313,23 @@ class MlflowCallback(
 ):
     """Traces everything: each execution of a DSPy program becomes one MLflow trace.
 
-    Its arguments are those of `TracingCallback`.
+    Args:
+        middleware: Callables `CallStart -> CallStart | None` in the order in which they run, after those that the
+            options ask for.
+        payload_steps: Callables `Payload -> Payload` in the order in which they run, in place of those that the options
+            ask for; None is `[Redactor()]` and what `redact_*` and `max_payload_chars` add.
+        config: Options as a whole, a `TracingConfig`: with it, no variable is looked at.
+        options: Any of the options that `help(TracingConfig)` and docs/configuration.md list, by name. One that is not
+            given is *config*'s, or, without one, that of the variable `DSPY_MLFLOW_<OPTION>`, or the default.
+
+    Raises:
+        TypeError: if an argument is no option or of another type.
+        ValueError: if an option is out of range, or said twice.
 
     Example:
         ```python
         dspy.configure(callbacks=[MlflowCallback()])
+
+        program.callbacks = [MlflowCallback(sampling_ratio=0.1, tags={"team": "search"})]
         ```
     """

@@ -10,7 +10,7 @@ import inspect
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Token
 from typing import Any, Protocol
@@ -28,33 +28,63 @@ settings = dspy.settings
 logger = logging.getLogger("dspy_mlflow_callbacks")
 
 _WRAPPING = threading.Lock()
+_WRAPPED: list[tuple[Any, str, Any]] = []
 
 
-def active_call_id() -> str | None:
-    """Return the id of the enclosing DSPy call; in a start hook that is the parent's."""
-    call_id: str | None = ACTIVE_CALL_ID.get()
-    return call_id
+class _Installs:
+    """How often somebody asked for the wrappers of `install`."""
+
+    count = 0
+
+
+active_call_id: Callable[[], str | None] = ACTIVE_CALL_ID.get
+"""Return the id of the enclosing DSPy call; in a start hook that is the parent's."""
+
+
+class _Overrides(dict[str, Any]):
+    """DSPy's settings as one override made them."""
+
+    override: SettingsOverride
 
 
 class SettingsOverride:
     """DSPy settings changed for what runs below a call, as `dspy.context` does, from start hook to end hook.
 
-    The change lives in a context variable that DSPy copies into its worker threads.
+    The change lives in a context variable that DSPy copies into its worker threads. DSPy runs the end hooks of several
+    callbacks in the order of their start hooks, so the first of two overrides may be undone first.
     """
 
-    __slots__ = ("_token",)
+    __slots__ = ("_around", "_below", "_is_undone", "_made", "_token")
 
     def __init__(self, **settings: Any) -> None:
-        self._token: Token[Settings] = thread_local_overrides.set({**thread_local_overrides.get(), **settings})
+        self._is_undone = False
+        self._around = active_call_id()
+        self._below: Settings = thread_local_overrides.get()
+        self._made = _Overrides(self._below, **settings)
+        self._made.override = self
+        self._token: Token[Settings] = thread_local_overrides.set(self._made)
 
     def undo(self) -> None:
         """Put back what was there before; a no-op in a context that never saw the change."""
+        self._is_undone = True
+        current = thread_local_overrides.get()
+        if isinstance(current, _Overrides) and current.override.stands_on(self):
+            return  # it puts back what is below both
         try:
             thread_local_overrides.reset(self._token)
         except ValueError:
             # The call ended in another context than it started in (an abandoned async generator):
             # the context in which the override stands is gone with its task.
             return
+        below = self._below
+        while isinstance(below, _Overrides) and below.override._is_undone:
+            below = below.override._below
+        if below is not self._below:
+            thread_local_overrides.set(below)
+
+    def stands_on(self, other: SettingsOverride) -> bool:
+        """Return whether this one was made after *other* for the same call, and is not undone."""
+        return self is not other and not self._is_undone and self._around == other._around
 
 
 class HearsUnannounced(Protocol):
@@ -69,6 +99,51 @@ class HearsUnannounced(Protocol):
         """See `dspy.utils.callback.BaseCallback`."""
 
 
+class OthersOnly(list[Any]):
+    """The callbacks that hear calls of which this package records nothing: everybody else's."""
+
+
+class KeptCallbacks(list[Any]):
+    """A program's own callbacks, of which one goes along with the program's copies.
+
+    DSPy copies programs in two ways. `Module.__getstate__` leaves all callbacks out: it is made to keep this one.
+    `Module.deepcopy` copies each attribute where a program cannot be copied whole: this list then says itself what is
+    copied. Either way the copies share the callback that is kept.
+
+    Args:
+        callbacks: All of the program's own callbacks, in the order in which they hear.
+        kept: The one of them that copies have too.
+    """
+
+    def __init__(self, callbacks: Iterable[Any], *, kept: Any) -> None:
+        super().__init__(callbacks)
+        self.kept = kept
+        _wrap(dspy.Module, "__getstate__", _keeping, stays=True)  # as long as there may be such a list
+
+    def alone(self) -> KeptCallbacks:
+        """Return the callbacks of a copy: the one that is kept."""
+        return KeptCallbacks([self.kept], kept=self.kept)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KeptCallbacks:
+        return self.alone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _kept, (self.kept,)
+
+
+def _kept(callback: Any) -> KeptCallbacks:
+    return KeptCallbacks([callback], kept=callback)
+
+
+def _keeping(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __getstate__(self: Any) -> Any:  # noqa: N807
+        state = original(self)
+        own = vars(self).get("callbacks")
+        return {**state, "callbacks": own.alone()} if isinstance(own, KeptCallbacks) else state
+
+    return __getstate__
+
+
 def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Make DSPy carry the tracing context into worker threads and announce what it keeps quiet about.
 
@@ -78,6 +153,7 @@ def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any
     Args:
         in_current_context: Binds a function to the tracing context of the thread that calls this.
     """
+    _Installs.count += 1
     _wrap(parallelizer.ParallelExecutor, "execute", functools.partial(_executing, in_current_context))
     _wrap(dspy.retrievers.Embeddings, "__call__", _announcing)
     _wrap(dspy.KNN, "__call__", _announcing)
@@ -85,13 +161,62 @@ def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any
     _wrap(dspy.Embedder, "acall", _announcing_inside_calls)
 
 
-def _wrap(owner: Any, name: str, wrapper_of: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def installs() -> int:
+    """Return how often `install` was called: who made all of these calls may `uninstall`."""
+    return _Installs.count
+
+
+def uninstall() -> None:
+    """Put back all that `install`, and its like in `lm_internals`, wrapped; calls that run meanwhile end as they began.
+
+    What somebody else has wrapped since stays wrapped.
+    """
+    with _WRAPPING:
+        while _WRAPPED:
+            owner, name, wrapper = _WRAPPED.pop()
+            if getattr(owner, name) is wrapper:
+                setattr(owner, name, wrapper._traced_original)
+
+
+def _wrap(
+    owner: Any, name: str, wrapper_of: Callable[[Callable[..., Any]], Callable[..., Any]], *, stays: bool = False
+) -> None:
     with _WRAPPING:  # two threads that make a callback at once
         original = getattr(owner, name)
         if not hasattr(original, "_traced_original"):
             wrapper: Any = functools.wraps(original)(wrapper_of(original))
             wrapper._traced_original = original
             setattr(owner, name, wrapper)
+            if not stays:
+                _WRAPPED.append((owner, name, wrapper))
+
+
+def hear_everywhere(extended: Callable[[Any], Any]) -> Callable[[], None]:
+    """Let more callbacks hear all calls than a program configures, whatever it configures later.
+
+    DSPy asks `dspy.settings.get("callbacks")` at every call; nothing is configured, so that any thread and async task
+    may do this, and `dspy.settings.callbacks` stays the program's own.
+
+    Args:
+        extended: Returns the callbacks that hear a call for those that are configured where it is made.
+
+    Returns:
+        What puts everything back. Where somebody else has wrapped the same since, *extended* is asked on.
+    """
+    owner = type(dspy.settings)
+    original = owner.get
+
+    @functools.wraps(original)
+    def get(self: Any, key: str, default: Any = None) -> Any:
+        value = original(self, key, default)
+        return extended(value) if key == "callbacks" else value
+
+    def undo() -> None:
+        if owner.get is get:
+            owner.get = original
+
+    owner.get = get
+    return undo
 
 
 def _executing(

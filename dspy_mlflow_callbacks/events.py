@@ -33,7 +33,7 @@ class CallKind(enum.Enum):
 
 
 def _check_mapping(_: object, attribute: attrs.Attribute[Mapping[str, Any]], value: object) -> None:
-    if not isinstance(value, Mapping):
+    if value is not EMPTY and not isinstance(value, Mapping):
         message = f"{attribute.name} must be a mapping of values by name, got {value!r}"
         raise TypeError(message)
 
@@ -60,10 +60,13 @@ class CallStart:
         level: The span's log level, one of `LEVELS`; None leaves it to MLflow.
         is_entry: Whether the callback that records this call records none that encloses it: the root of a trace, or
             an attached program's own call inside another program's trace.
-        is_sampled: What was decided for the trace before this call: True below a user's own MLflow span that records
+        is_sampled: What was decided for the trace before this call: True below a recorded call, below a hidden one that
+            the same callback let through, below a user's own MLflow span that records
             or a remote parent that is sampled; None where nobody has decided.
         is_hidden: Whether the call gets no span: the calls that it makes nest where its span would have stood.
         settings: DSPy's settings, as they are where the call is made.
+        scope: What `trace_context` and `mlflow.tracing.context` say around the call where `is_entry`, as an object with
+            `tags` and `metadata`; None where there is no such scope.
         watch: What is learned of an LM call while it runs; None for other kinds.
     """
 
@@ -74,8 +77,7 @@ class CallStart:
     root_call_id: str
     instance: Any = attrs.field(repr=False)
     inputs: Mapping[str, Any] = attrs.field(repr=False)
-    _name: str | None = None
-    _namer: Callable[[CallStart], str] | None = attrs.field(default=None, repr=False, eq=False)
+    name: str = ""
     tags: Mapping[str, str] = attrs.field(default=EMPTY, validator=_check_mapping)
     metadata: Mapping[str, str] = attrs.field(default=EMPTY, validator=_check_mapping)
     attributes: Mapping[str, Any] = attrs.field(default=EMPTY, validator=_check_mapping)
@@ -84,13 +86,9 @@ class CallStart:
     is_sampled: bool | None = None
     is_hidden: bool = False
     settings: Any = attrs.field(default=None, repr=False)
+    scope: Any = attrs.field(default=None, repr=False)
     _locator: Callable[[], tuple[str, ...]] | None = attrs.field(default=None, repr=False, eq=False)
     watch: Any = attrs.field(default=None, repr=False)
-
-    @property
-    def name(self) -> str | None:
-        """The span's name; None for a call made by hand without one. Found when asked for: most calls are not."""
-        return self._namer(self) if self._name is None and self._namer is not None else self._name
 
     @property
     def experiment(self) -> tuple[str, ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import threading
+from collections.abc import Callable
 
 import attrs
 
@@ -17,7 +20,8 @@ class Stats:
     Attributes:
         started: Spans opened.
         ended: Spans closed.
-        dropped: Calls that a middleware, MLflow's sampling or a disabled tracing left out, with all below them.
+        dropped: Calls that a middleware, MLflow's sampling or a disabled tracing left out; what is below them is left
+            out too and not counted.
         failed: Spans lost or left incomplete because a step or the engine failed.
         open: Calls of the process that have started and not ended.
     """
@@ -29,22 +33,36 @@ class Stats:
     open: int
 
 
+class _Count:
+    """A number that any thread may add one to without a lock: a step of `itertools.count` is one operation."""
+
+    def __init__(self) -> None:
+        steps = itertools.count()
+        self.add: Callable[[], int] = functools.partial(next, steps)
+        self._readings = 0
+        self._lock = threading.Lock()
+
+    def value(self) -> int:
+        """Return how often `add` was called; to read is a step too, which is taken off."""
+        with self._lock:
+            value = self.add() - self._readings
+            self._readings += 1
+            return value
+
+
 class Counters:
     """The counts behind `Stats`; adding to one is safe from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("started", "ended", "dropped", "failed"), 0)
+        self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed")}
 
     def add(self, name: str) -> None:
         """Count one more."""
-        with self._lock:
-            self._counts[name] += 1
+        self._counts[name].add()
 
     def stats(self, open_calls: int) -> Stats:
         """Return the counts of now."""
-        with self._lock:
-            return Stats(**self._counts, open=open_calls)
+        return Stats(**{name: count.value() for name, count in self._counts.items()}, open=open_calls)
 
 
 class WarnOnce:

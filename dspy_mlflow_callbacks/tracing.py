@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -11,15 +12,17 @@ import attrs
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
-from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd
+from dspy_mlflow_callbacks.events import EMPTY, CallEnd, CallKind, CallStart, SpanEnd
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain, MiddlewareError
 from dspy_mlflow_callbacks.payload import PayloadStepError, PayloadSteps
+from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.native import NativeEngine
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
 from dspy_mlflow_callbacks.stats import Counters, Stats, WarnOnce
 
 _ADAPTER_KINDS = (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE)
+_NOTHING = SpanEnd()
 _ABANDONED = SpanEnd(error="The call had not ended when its trace ended.")
 
 
@@ -56,12 +59,14 @@ class Tracing:
             self._warn(id(error.step), f"A middleware failed; its calls are not recorded: {error}", error)
         elif isinstance(error, PayloadStepError):
             self._warn(id(error.step), f"A payload step failed; its payloads are withheld: {error}", error)
+        elif isinstance(error, ExperimentError):
+            self._warn(ExperimentError, f"{error}. The program goes on without them.")
         else:
             self._warn(type(error), f"A span was lost or is incomplete: {error!r}", error)
 
     def start(
         self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, governs: bool = False
-    ) -> None:
+    ) -> bool:
         """Open the span of a call, or drop it.
 
         Args:
@@ -71,101 +76,163 @@ class Tracing:
             inputs: Its arguments by name.
             governs: Whether the callback is the instance's own: then the call is recorded also where another callback's
                 middleware dropped what encloses it.
+
+        Returns:
+            Whether nothing of what the call makes is recorded, but by callbacks that stand on a part of it.
         """
-        if call_id in self._open_spans:
-            return  # this callback stands in two places, or another one of ours has the call
+        if self._open_spans.get(call_id) is not None:
+            return False  # this callback stands in two places, or another one of ours has the call
         parent_call_id = dspy_internals.active_call_id()
-        parent = self._open_spans.get(parent_call_id)
+        parent = self._open_spans.get(parent_call_id) or self._dropped_further_up(parent_call_id)
         outside = None
-        if parent is not None and parent.is_dropped:
-            if not governs or parent.is_final or parent.owner is self:
-                self._counters.add("dropped")
-                self._open_spans.add(call_id, parent)
-                return
-            outside = self._engine.around(parent.span)
-            parent = None
+        if parent is not None and parent.start is None:
+            if not ((governs or parent.is_suppressed) and self._begins_again(parent, governs=governs)):
+                self._open_spans.stand_for(call_id, parent)
+                return not parent.is_suppressed
+            # What a middleware dropped is left behind already: `unmute`.
+            outside = self._engine.around(parent.span) if parent.is_suppressed else None
+            parent = parent.around
         if parent is not None and _repeats(kind, instance, parent):
-            self._open_spans.add(call_id, parent)
-            return
+            self._open_spans.stand_for(call_id, parent)
+            return False
         above = parent.span if parent is not None else outside
-        is_below_ours = parent is not None and above is not None
-        call = CallStart(
-            kind=kind,
-            call_id=call_id,
-            parent=parent.start if parent is not None else None,
-            parent_call_id=parent_call_id,
-            root_call_id=parent.start.root_call_id if parent is not None and parent.start is not None else call_id,
-            instance=instance,
-            inputs=inputs,
-            namer=name_of,
-            is_entry=parent is None or parent.owner is not self,
-            is_sampled=is_below_ours or self._engine.decision(above),
-            settings=dspy_internals.settings,
-            locator=self._engine.experiment,
-        )
-        self._begin(call, parent, above)
+        if self._engine.is_suppressed():
+            self._hold_dropped(call_id, self._engine.mute(above, call_id), is_suppressed=True)
+            return False
+        is_sampled = self._decision(parent, above)
+        root_call_id = parent.start.root_call_id if parent is not None and parent.start is not None else call_id
+        if is_sampled is False or (is_sampled is None and self.chain.drops(root_call_id)):
+            muted = self._engine.mute(above, call_id)
+            self._hold_dropped(call_id, muted, is_final=is_sampled is False, around=parent)
+            return True
+        try:
+            enclosing = parent.start if parent is not None else None
+            is_entry = parent is None or parent.owner is not self or _is_hidden_entry(enclosing)
+            scope = self._engine.scope() if is_entry else None
+            call = CallStart(
+                kind=kind,
+                call_id=call_id,
+                parent=enclosing,
+                parent_call_id=parent_call_id,
+                root_call_id=root_call_id,
+                instance=instance,
+                inputs=inputs,
+                name=name_of(kind, instance, inputs, enclosing),
+                is_entry=is_entry,
+                is_sampled=is_sampled,
+                settings=dspy_internals.settings,
+                scope=scope,
+                tags=EMPTY if scope is None or above is not None else scope.tags,
+                metadata=EMPTY if scope is None or above is not None else scope.metadata,
+                watch=LMWatch(call_id) if kind is CallKind.LM else None,
+                locator=self._engine.experiment,
+            )
+            return self._begin(call, parent, above)
+        except BaseException:
+            if parent is not None and call_id not in self._open_spans:
+                self._open_spans.add(call_id, parent)  # what runs below nests where the lost span would have stood
+            raise
+
+    def _decision(self, parent: OpenCall | None, above: Any) -> bool | None:
+        """Return what was decided for the trace before this call; None where this call decides."""
+        if parent is not None and above is not None:
+            return True
+        decided = self._engine.decision(above)
+        # Below a hidden root this chain has kept the trace.
+        return True if decided is None and parent is not None and parent.owner is self else decided
+
+    def unmute(self) -> Callable[[], None] | None:
+        """Take what begins here out of what another callback's middleware dropped, and return what undoes it."""
+        parent_call_id = dspy_internals.active_call_id()
+        dropped = self._open_spans.get(parent_call_id) or self._dropped_further_up(parent_call_id)
+        if dropped is None or not dropped.is_dropped or not self._begins_again(dropped, governs=True):
+            return None
+        return None if dropped.is_suppressed else self._engine.unmute(dropped.span)
 
     def end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
         """Close the span of a call; an unknown call was never opened here."""
         known = self._open_spans.get(call_id)
-        if known is None or known.owner not in (None, self):
+        if known is None:
+            return
+        if known.call_id != call_id:
+            self._open_spans.forget(call_id, None)  # a call around it stands for it, perhaps another callback's
+            return
+        if known.owner is not self:
             return
         call = self._open_spans.take(call_id)
-        if call.call_id != call_id:
-            return  # its parent stands for it
         if call.start is None:
-            self._engine.close(call.span, SpanEnd())
+            self._engine.close(call.span, _NOTHING)
             return
         if not call.is_hidden:
             self._finish(call, call.start, CallEnd(call_id=call_id, outputs=outputs, exception=exception))
         if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
             self._note_parsed(call.start)
 
-    def _begin(self, call: CallStart, parent: OpenCall | None, above: Any) -> None:
+    def _begin(self, call: CallStart, parent: OpenCall | None, above: Any) -> bool:
+        """Open the span of a call that may be recorded; return what `start` returns."""
+        kept = self.chain.on_start(call)
+        if kept is None:
+            muted = self._engine.mute(above, call.call_id)
+            self._hold_dropped(call.call_id, muted, is_final=False, around=parent)
+            return True
+        if kept.is_hidden:
+            self._hold_hidden(kept, parent)
+            return False
         try:
-            kept = None if call.is_sampled is False else self.chain.on_start(call)
-            if kept is None:
-                self._hold_dropped(call.call_id, self._engine.mute(above), is_final=call.is_sampled is False)
-                return
-            if kept.is_hidden:
-                self._hold_hidden(kept, parent)
-                return
-            described = describe_start(kept, self._capture)
-            span = self._engine.open(kept, described, above)
-        except BaseException:
-            if parent is not None:  # what runs below nests where the lost span would have stood
-                self._open_spans.add(call.call_id, parent)
+            span = self._engine.open(kept, describe_start(kept, self._capture), above)
+        except ExperimentError:  # the trace is lost as a whole: what runs below must not become traces of its own
+            self._hold_dropped(call.call_id, self._engine.mute(above, call.call_id))
             raise
         if span.is_recording:
-            watch = LMWatch(kept.call_id) if kept.kind is CallKind.LM else None
-            self._hold(attrs.evolve(kept, name=described.name, watch=watch), span, parent)
+            self._hold(kept, span, parent)
         else:
             self._hold_dropped(call.call_id, span)
+        return not span.is_recording
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
         held = OpenCall(call_id=call.call_id, start=call, span=span, owner=self)
-        if call.is_root:
+        if parent is None or call.is_root:
             held.cpu_started = _cpu_time()
-        elif parent is not None:
+        else:
             held.trace = parent.trace
-            self._note_adapter(call, parent)
         self._open_spans.add(call.call_id, held)
         self._counters.add("started")
+        self._note_adapter(call, parent)
 
     def _hold_hidden(self, call: CallStart, parent: OpenCall | None) -> None:
         held = OpenCall(call_id=call.call_id, start=call, owner=self)
         if parent is not None:
             held.span, held.trace = parent.span, parent.trace
-            self._note_adapter(call, parent)
         self._open_spans.add(call.call_id, held)
+        self._note_adapter(call, parent)
 
-    def _hold_dropped(self, call_id: str, span: Any, *, is_final: bool = True) -> None:
-        self._open_spans.add(call_id, OpenCall(call_id=call_id, span=span, owner=self, is_final=is_final))
+    def _dropped_further_up(self, parent_call_id: str | None) -> OpenCall | None:
+        """Return the dropped call around one whose parent is of a kind that nobody records."""
+        return None if parent_call_id is None else self._open_spans.get(self._engine.muted_call_id())
+
+    def _begins_again(self, dropped: OpenCall, *, governs: bool) -> bool:
+        """Return whether a call is recorded although one that encloses it is not."""
+        if dropped.is_suppressed:
+            return self._engine.is_resumed()
+        return governs and not dropped.is_final and dropped.owner is not self
+
+    def _hold_dropped(
+        self,
+        call_id: str,
+        span: Any,
+        *,
+        is_final: bool = True,
+        is_suppressed: bool = False,
+        around: OpenCall | None = None,
+    ) -> None:
+        held = OpenCall(call_id=call_id, span=span, owner=self, is_final=is_final, is_suppressed=is_suppressed)
+        held.around = around
+        self._open_spans.add(call_id, held)
         self._counters.add("dropped")
 
-    def _note_adapter(self, call: CallStart, parent: OpenCall) -> None:
+    def _note_adapter(self, call: CallStart, parent: OpenCall | None) -> None:
         """Say on the Predict's span when another adapter takes over before an answer was parsed."""
-        if call.kind is CallKind.ADAPTER_FORMAT and not parent.is_hidden:
+        if call.kind is CallKind.ADAPTER_FORMAT and parent is not None and not parent.is_hidden:
             adapter = type(call.instance).__name__
             if parent.unparsed is not None and parent.unparsed != adapter:
                 self._engine.add_event(parent.span, fallback_event(parent.unparsed, adapter))
@@ -198,6 +265,11 @@ def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:
     """Return whether an adapter's method calls its own base class's: DSPy then emits the event twice."""
     start = parent.start
     return kind in _ADAPTER_KINDS and start is not None and start.kind is kind and start.instance is instance
+
+
+def _is_hidden_entry(call: CallStart | None) -> bool:
+    """Return whether recording was to begin with a call that has no span: then it begins below."""
+    return call is not None and call.is_hidden and call.is_entry
 
 
 def _incomplete(end: CallEnd) -> SpanEnd:

@@ -9,7 +9,7 @@ import dspy
 from dspy.utils.dummies import DummyLM
 from trees import open_store, print_tree, stored_traces
 
-from dspy_mlflow_callbacks import MlflowCallback, TagInjector
+from dspy_mlflow_callbacks import MlflowCallback, attach
 
 
 def main() -> None:
@@ -18,8 +18,7 @@ def main() -> None:
         experiment_id = open_store(Path(folder))
         dspy.configure(lm=DummyLM([{"reasoning": "It says so.", "answer": "yes"}] * 2))
 
-        traced = dspy.ChainOfThought("question -> answer")
-        traced.callbacks = [MlflowCallback(middleware=[TagInjector({"team": "search"})])]
+        traced = attach(dspy.ChainOfThought("question -> answer"), MlflowCallback(tags={"team": "search"}))
         untraced = dspy.ChainOfThought("question -> answer")
         traced(question="Is this call traced?")
         untraced(question="And this one?")

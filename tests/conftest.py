@@ -17,8 +17,14 @@ os.environ["DO_NOT_TRACK"] = "true"
 
 import dspy
 import pytest
+from dspy.dsp.utils.settings import thread_local_overrides
 
 from dspy_mlflow_callbacks import dspy_internals
+from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
+
+# The options of whoever runs the tests are not the tests'.
+for _variable in [name for name in os.environ if name.startswith("DSPY_MLFLOW_")]:
+    del os.environ[_variable]
 
 WATCHED_LOGGERS = ("dspy.utils.callback", "dspy_mlflow_callbacks")
 
@@ -59,3 +65,13 @@ def _settings():
     dspy.cache.reset_memory_cache()
     with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
         yield
+
+
+@pytest.fixture
+def nothing_left(dspy_traces):
+    """Fail a test that leaves a call open, or DSPy's context other than it was."""
+    before = thread_local_overrides.get()
+    yield
+    assert len(OPEN_SPANS) == 0
+    assert thread_local_overrides.get() == before
+    assert dspy_internals.active_call_id() is None

@@ -51,11 +51,12 @@ class OpenAIServer:
         body = request.get_json()
         self.requests.append(body)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if callable(answer) and not isinstance(answer, Response):  # a response is a WSGI application
+            answer = answer(body)
         if isinstance(answer, Response):
             return answer
         if answer is DROP:
             return Response(b"{", headers={"Content-Length": "1000"}, content_type="application/json")
-        answer = answer(body) if callable(answer) else answer
         return Response(json.dumps(answer), content_type="application/json")
 
 

@@ -152,6 +152,17 @@ def test_thread_local_overrides_cross_into_worker_threads(run):
     assert "async_max_workers" not in thread_local_overrides.get()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
+def test_overrides_of_one_call_are_undone_in_any_order(order):
+    """Overrides by several callbacks for one call leave nothing behind, in whatever order they are undone."""
+    before = dict(thread_local_overrides.get())
+    overrides = [dspy_internals.SettingsOverride(**{f"setting_{number}": number}) for number in range(3)]
+    assert [dspy.settings.get(f"setting_{number}") for number in range(3)] == [0, 1, 2]
+    for number in order:
+        overrides[number].undo()
+    assert dict(thread_local_overrides.get()) == before
+
+
 def test_an_override_is_undone_in_its_own_context_only():
     """Undoing an override in a context that never saw it does nothing."""
     override = contextvars.copy_context().run(dspy_internals.SettingsOverride, num_threads=1)

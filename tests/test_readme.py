@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import dspy
 import mlflow
 import pytest
+from docs_blocks import Page
 from programs import answering, predict_tree
 
+from dspy_mlflow_callbacks import autolog
 from dspy_mlflow_callbacks.testing.captured import tree
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-def block_with(text: str) -> str:
-    (block,) = [block for block in BLOCKS if text in block]
-    return block
-
-
-def run_block(text: str) -> dict:
-    """Run the block that holds *text*, with an LM that answers without a network; return its names."""
-    names: dict = {}
-    exec(compile(block_with(text), "README.md", "exec"), names)
-    return names
+PAGE = Page("README.md")
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +25,13 @@ def _offline(monkeypatch):
 
 def test_the_line_of_code_stands_first():
     """The first block is the one line that a user writes."""
-    assert BLOCKS[0] == "dspy.configure(callbacks=[MlflowCallback()])\n"
+    assert PAGE.blocks()[0] == "dspy.configure(callbacks=[MlflowCallback()])\n"
 
 
 def test_everything_a_process_runs(tmp_path, monkeypatch, dspy_traces):
     """The block on the global callback stores a trace in the store and experiment that it names."""
     monkeypatch.chdir(tmp_path)
-    run_block('mlflow.set_experiment("questions")')
+    PAGE.run('mlflow.set_experiment("questions")')
     mlflow.flush_trace_async_logging()
     experiment = mlflow.get_experiment_by_name("questions")
     (trace,) = mlflow.search_traces(locations=[experiment.experiment_id], return_type="list")
@@ -55,7 +42,7 @@ def test_everything_a_process_runs(tmp_path, monkeypatch, dspy_traces):
 def test_one_program(dspy_traces):
     """The block on one program's callback traces with its tags, unless its sampler drops the trace."""
     dspy.configure(lm=answering(times=200), callbacks=[])
-    program = run_block("program.callbacks =")["program"]
+    program = PAGE.run("attach(program,")["program"]
     for _ in range(100):
         program(question="why?")
     traces = dspy_traces.all()
@@ -63,9 +50,42 @@ def test_one_program(dspy_traces):
     assert {trace.info.tags["team"] for trace in traces} == {"search"}
 
 
+def test_a_program_that_is_not_changed(dspy_traces):
+    """The block on `autolog` traces a share of what the program runs."""
+    dspy.configure(lm=answering(times=200), callbacks=[])
+    try:
+        PAGE.run("autolog(sampling_ratio=0.1)")
+        for _ in range(100):
+            dspy.Predict("question -> answer")(question="why?")
+    finally:
+        autolog(disable=True)
+    assert 0 < len(dspy_traces.all()) < 50
+
+
+def test_options(dspy_traces):
+    """The block on options gives traces its session, user and tags, in its experiment and without adapter spans."""
+    dspy.configure(lm=answering(times=200))
+    block = PAGE.block('experiment="questions",').replace("sampling_ratio=0.1", "sampling_ratio=1.0")
+    exec(compile(block, "README.md", "exec"), {})
+    mlflow.flush_trace_async_logging()
+    experiment = mlflow.get_experiment_by_name("questions")
+    (trace,) = mlflow.search_traces(locations=[experiment.experiment_id], return_type="list")
+    assert (trace.info.tags["service"], trace.info.trace_metadata["mlflow.trace.session"]) == ("answers", "s-1")
+    assert trace.info.trace_metadata["mlflow.trace.user"] == "ada"
+    assert tree(trace) == [("Predict", "CHAIN", "OK", [("dummy", "CHAT_MODEL", "OK", [])])]
+
+
+def test_secrets(dspy_traces):
+    """The block on a payload step of one's own takes its name out, and `Redactor` the key."""
+    callback = PAGE.run("def without_names")["callback"]
+    with dspy.context(lm=answering(), callbacks=[callback]):
+        dspy.Predict("question -> answer")(question="Is Ada Lovelace's key sk-proj-a1B2c3D4e5F6g7H8i9J0k1L2m3N4?")
+    assert dspy_traces.spans(name="Predict")[0].inputs == {"question": "Is [name]'s key [redacted]?"}
+
+
 def test_a_test(tmp_path):
     """The block on the fixture is a test that passes."""
-    (tmp_path / "test_block.py").write_text(block_with("def test_the_program_asks"))
+    (tmp_path / "test_block.py").write_text(PAGE.block("def test_the_program_asks"))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=tmp_path,
@@ -77,13 +97,24 @@ def test_a_test(tmp_path):
 
 
 def test_middleware(dspy_traces):
-    """The block on middleware drops adapters, tags roots and keeps a share of the traces."""
-    run_block("def without_adapters")
-    dspy.configure(lm=answering(times=200))
+    """The block on middleware drops judges, tags roots and keeps a share of the traces."""
+    PAGE.run("def without_judges")
+    dspy.configure(lm=answering(times=400))
+
+    class Judged(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.answer, self.judge = dspy.Predict("question -> answer"), dspy.Predict("question -> answer")
+
+        def forward(self):
+            self.answer(question="why?")
+            return self.judge(question="why?")
+
     for _ in range(100):
-        dspy.Predict("question -> answer")(question="why?")
-    name, span_type, status, children = predict_tree()
+        Judged()()
     traces = dspy_traces.all()
     assert 0 < len(traces) < 50
-    assert [tree(trace) for trace in traces] == [[(name, span_type, status, children[1:2])]] * len(traces)
+    assert [tree(trace) for trace in traces] == [[("Judged", "CHAIN", "OK", [predict_tree("Judged.answer")])]] * len(
+        traces
+    )
     assert {trace.info.tags["tenant"] for trace in traces} == {"acme"}

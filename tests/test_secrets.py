@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
-
 import dspy
-import mlflow
 import pytest
 from programs import Program, answering
+from stored import stored_bytes
 
 from dspy_mlflow_callbacks.describe.payloads import plain_without_secrets as without_secrets
 from dspy_mlflow_callbacks.secrets import REDACTED, is_secret_name
@@ -95,12 +92,6 @@ def lm_of_a_predict(lm, secrets):
 WAYS = [call_lm, predict_with_config, predict_made_with_config, program_of_an_lm, lm_as_argument, lm_of_a_predict]
 
 
-def stored_bytes(traces):
-    """Return all that the store has of the captured traces: the database's files and the artifacts."""
-    root = Path(unquote(urlsplit(mlflow.get_experiment(traces.experiment_id).artifact_location).path))
-    return b"".join(file.read_bytes() for file in root.parent.rglob("*") if file.is_file())
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_secrets_do_not_reach_the_store(dspy_traces, lm, way):
     """No kind of credential is stored, in whatever way it comes to the LM; what is no secret is."""
@@ -143,7 +134,8 @@ def test_hidden_parameters_are_named(dspy_traces, lm):
         "accessToken", "azure_ad_token", "azure_ad_token_provider", "aws_access_key_id", "aws_secret_access_key",
         "aws_session_token", "X-Amz-Security-Token", "client_secret", "clientSecret", "vertex_credentials",
         "vertex_ai_credentials", "password", "azure_password", "Cookie", "Set-Cookie", "private_key", "passphrase",
-        "connection_string", "jwt",
+        "connection_string", "jwt", "openai_key", "SharedAccessSignature", "AccountKey", "dbPassword", "PGPASSWORD",
+        "api_keys", "refresh_tokens", "token2", "smtp_pass", "Authorization ", "my api key",
     ],
 )  # fmt: skip
 def test_names_of_secrets(name):
@@ -157,6 +149,8 @@ def test_names_of_secrets(name):
         "max_tokens", "max_token", "input_tokens", "token_count", "prompt_token_count", "totalTokenCount",
         "token_limit", "tokenizer", "max_completion_tokens", "author", "authors", "keyword", "keywords", "monkey",
         "key", "secretary", "model", "temperature", "cookiecutter", "passage",
+        "eos_token", "pad_token_id", "time_to_first_token", "token_type", "next_page_token", "auth_type", "primary_key",
+        "public_key", "signature", "passed", "the name of the password", "tokens", "key" * 40 + "_token",
     ],
 )  # fmt: skip
 def test_names_of_other_things(name):
@@ -175,8 +169,8 @@ class Options:
         ({"a": [{"token": "t"}, ("x", None)]}, {"a": [{"token": REDACTED}, ["x", None]]}),
         ({"token": None, "api_key": {"any": "thing"}}, {"token": None, "api_key": REDACTED}),
         ("https://user:pass@host/v1", f"https://{REDACTED}@host/v1"),
-        ("https://host/v1?api_key=abc&model=m", f"https://host/v1?{REDACTED}&model=m"),
-        ("Bearer abc", REDACTED),
+        ("https://host/v1?api_key=abc&model=m", f"https://host/v1?api_key={REDACTED}&model=m"),
+        ("Bearer abcd", f"Bearer {REDACTED}"),
         ("Basic research is fun", "Basic research is fun"),
         ("mail me@host", "mail me@host"),
         (3, 3),

@@ -25,10 +25,12 @@ MAY_IMPORT = {
     "secrets": set(),
     "mlflow_internals": {"background"},
     "middleware": {"events", "checks", "stats"},
-    "config": {"events", "stats", "middleware", "payload"},
+    "scopes": {"events", "mlflow_internals", "middleware"},
+    "config": {"events", "stats", "checks", "middleware", "payload"},
     "payload": {"checks", "secrets"},
     "describe": {"events", "secrets"},
     "spans": {"events", "stats", "background", "mlflow_internals", "payload"},
+    "peers": {"stats", "mlflow_internals"},
     "tracing": {"events", "stats", "dspy_internals", "lm_internals", "middleware", "describe", "payload", "spans"},
     "callbacks": {
         "events",
@@ -41,11 +43,19 @@ MAY_IMPORT = {
         "describe",
         "config",
         "tracing",
+        "peers",
     },
-    "testing": {"events", "dspy_internals", "mlflow_internals", "callbacks"},
+    "runs": {"stats", "dspy_internals", "mlflow_internals", "payload", "describe", "spans"},
+    "autologging": {"stats", "dspy_internals", "middleware", "payload", "config", "callbacks", "runs"},
+    "autostart": {"autologging"},
+    "startup": {"autostart"},
+    "cli": {"config", "autostart"},
+    "__main__": {"cli"},
+    "programs": {"dspy_internals", "callbacks"},
+    "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
 }
-DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "testing"}
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "testing"}
+DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "testing"}
+MLFLOW_ROOMS = {"mlflow_internals", "spans", "runs", "testing"}
 
 
 def room_of(path: Path) -> str:

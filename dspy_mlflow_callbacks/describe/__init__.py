@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 import attrs
 import dspy
@@ -35,23 +36,22 @@ _KINDS: dict[CallKind, ModuleType] = {
 }
 
 
-def name_of(call: CallStart) -> str:
-    """Return the name of the span of *call*."""
-    name: Callable[[CallStart], str] = _KINDS[call.kind].name
-    # It may come from the user: a tool's name, a key in a dict of modules.
-    return encodable(name(call))
+def name_of(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
+    """Return the name of the span of a call of *instance* inside *parent*."""
+    name: str = _KINDS[kind].name(kind, instance, inputs, parent)
+    return encodable(name)  # it may come from the user: a tool's name, a key in a dict of modules
 
 
 def describe_start(call: CallStart, capture: Capture = EVERYTHING) -> SpanStart:
     """Return what the span of *call* says as it opens."""
     start: Callable[[CallStart], Opening] = _KINDS[call.kind].start
     described = start(call)
-    attributes = {"dspy.kind": f'"{call.kind.value}"', **described.attributes}
+    attributes = {"dspy.kind": f'"{call.kind.value}"', **capture.attributes(described.attributes)}
     attributes.update((key, to_json(value)) for key, value in call.attributes.items())
     if call.is_root:
         attributes = {**_VERSIONS, **_fingerprint(call), **attributes}
     return SpanStart(
-        name=name_of(call) if (name := call.name) is None else encodable(name),
+        name=encodable(call.name),
         span_type=described.span_type,
         inputs=to_json(described.inputs) if capture.inputs_of(call.kind) else None,
         attributes=attributes,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from dspy_mlflow_callbacks.describe.content import RAW_COMPLETION, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import to_json
 from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEvent
@@ -9,9 +12,9 @@ from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEvent
 _METHODS = {CallKind.ADAPTER_FORMAT: "format", CallKind.ADAPTER_PARSE: "parse"}
 
 
-def name(call: CallStart) -> str:
+def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
     """Return the adapter's class with the method's name."""
-    return f"{type(call.instance).__name__}.{_METHODS[call.kind]}"
+    return f"{type(instance).__name__}.{_METHODS[kind]}"
 
 
 def start(call: CallStart) -> Opening:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import dspy
@@ -11,14 +11,14 @@ from dspy_mlflow_callbacks.describe.content import Closing, Opening
 from dspy_mlflow_callbacks.describe.evaluations import metric_name
 from dspy_mlflow_callbacks.describe.payloads import plain_without_secrets, to_json
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes, program_fingerprint
-from dspy_mlflow_callbacks.events import CallEnd, CallStart
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 _SCALARS = (bool, int, float, str, type(None))
 
 
-def name(call: CallStart) -> str:
+def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
     """Return the optimizer's class."""
-    return type(call.instance).__name__
+    return type(instance).__name__
 
 
 def start(call: CallStart) -> Opening:

@@ -12,6 +12,10 @@ from dspy_mlflow_callbacks.events import EMPTY, CallKind
 
 RAW_COMPLETION = "dspy.adapter.raw_completion"
 RETRY_ERRORS = "dspy.lm.retry_errors"
+TRACE_ATTRIBUTES_ERROR = "dspy.trace_attributes_error"
+
+# Attributes that may quote any content; an exception's text may.
+_QUOTING = frozenset({RAW_COMPLETION, RETRY_ERRORS, TRACE_ATTRIBUTES_ERROR})
 
 
 @attrs.frozen(kw_only=True)
@@ -40,7 +44,8 @@ class Capture:
     """Which content is recorded; structure, times, tokens, cost and status always are.
 
     Messages are made of the program's inputs and outputs, so they are left out with them: what is formatted for the LM
-    goes with the inputs, what it answers with the outputs.
+    goes with the inputs, what it answers with the outputs. What one call returns and the next is given is an input
+    there.
 
     Args:
         inputs: Arguments of calls.
@@ -71,4 +76,4 @@ class Capture:
         """Return *attributes* without those that hold content which is left out."""
         if self.is_everything:
             return attributes
-        return {key: text for key, text in attributes.items() if key not in (RAW_COMPLETION, RETRY_ERRORS)}
+        return {key: text for key, text in attributes.items() if key not in _QUOTING}

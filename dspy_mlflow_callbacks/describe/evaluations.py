@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dspy_mlflow_callbacks.describe.content import Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import to_json
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes
-from dspy_mlflow_callbacks.events import CallEnd, CallStart
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 
-def name(call: CallStart) -> str:
+def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
     """Return `Evaluate`."""
     return "Evaluate"
 

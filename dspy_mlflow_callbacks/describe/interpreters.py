@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dspy_mlflow_callbacks.describe.content import Closing, Opening
@@ -16,10 +17,10 @@ _SPANS = {
 }
 
 
-def name(call: CallStart) -> str:
+def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
     """Return the operation's name; code that calls a tool is named after the tool."""
-    operation, _ = _SPANS[call.kind]
-    tool = call.inputs.get("tool_name")
+    operation, _ = _SPANS[kind]
+    tool = inputs.get("tool_name")
     return operation if tool is None else f"{operation} {tool}"
 
 

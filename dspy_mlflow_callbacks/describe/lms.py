@@ -8,22 +8,22 @@ from typing import Any
 from dspy_mlflow_callbacks.describe import chat, usage
 from dspy_mlflow_callbacks.describe.content import RETRY_ERRORS, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import describe_value, plain_without_secrets, to_json
-from dspy_mlflow_callbacks.events import CallEnd, CallStart
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 # What is shown by itself; the rest of a call's arguments are request parameters.
-_CONTENT = frozenset({"prompt", "messages", "tools", "state", "questions"})
+_CONTENT = frozenset({"prompt", "messages", "tools", "state", "questions", "prediction", "suffix", "input"})
 _CHAT_TYPES = frozenset({"chat", "responses"})
 
 
-def name(call: CallStart) -> str:
+def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
     """Return the model as DSPy names it."""
-    return str(getattr(call.instance, "model", type(call.instance).__name__))
+    return _model(instance)
 
 
 def start(call: CallStart) -> Opening:
     """Describe the start of an LM's call: its messages and tools as inputs, its parameters as attributes."""
     lm, arguments = call.instance, _arguments(call.instance, call.inputs)
-    model, model_type = name(call), getattr(lm, "model_type", None)
+    model, model_type = _model(lm), getattr(lm, "model_type", None)
     provider, separator, _ = model.partition("/")
     attributes = {
         "dspy.class": type(lm),
@@ -39,6 +39,10 @@ def start(call: CallStart) -> Opening:
         inputs=_content(arguments, model_type),
         attributes=_known(attributes),
     )
+
+
+def _model(lm: Any) -> str:
+    return str(getattr(lm, "model", type(lm).__name__))
 
 
 def end(call: CallStart, end: CallEnd) -> Closing:

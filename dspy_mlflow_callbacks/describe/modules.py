@@ -9,11 +9,11 @@ from typing import Any
 
 import dspy
 
-from dspy_mlflow_callbacks.describe.content import Closing, Opening
+from dspy_mlflow_callbacks.describe.content import TRACE_ATTRIBUTES_ERROR, Closing, Opening
 from dspy_mlflow_callbacks.describe.paths import path_of
 from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, plain_without_secrets, to_json
 from dspy_mlflow_callbacks.describe.signatures import demos_digest, signature_attributes
-from dspy_mlflow_callbacks.events import CallEnd, CallStart
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 # DSPy's own classes by MLflow's span type; the names that the installed version lacks are passed over.
 _SPAN_TYPES = {
@@ -24,7 +24,9 @@ _SPAN_TYPES = {
 _RETRIEVERS_MODULE = "dspy.retrievers"
 
 
-name = path_of
+def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
+    """Return where the module stands in the program."""
+    return path_of(instance, parent)
 
 
 def start(call: CallStart) -> Opening:
@@ -109,4 +111,4 @@ def _own_attributes(instance: Any) -> dict[str, str]:
         problem = f"trace_attributes() must return a mapping, got {type(own).__name__}"
     except Exception as error:  # noqa: BLE001  (the user's own method; the span goes on without it)
         problem = describe_value(error)
-    return {"dspy.trace_attributes_error": to_json(problem)}
+    return {TRACE_ATTRIBUTES_ERROR: to_json(problem)}

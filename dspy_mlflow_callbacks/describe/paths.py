@@ -24,20 +24,20 @@ Step = tuple[str, Any]  # ("attribute" | "item", its name, index or key)
 Steps = tuple[Step, ...]
 
 
-def path_of(call: CallStart) -> str:
-    """Return the dotted path of the called module below the outermost module, else its class's name.
+def path_of(module: Any, parent: CallStart | None) -> str:
+    """Return the dotted path of *module*, called inside *parent*, below the outermost module, else its class's name.
 
     The nearest enclosing module that holds it names it; lists and dicts show as `[0]` and `['key']`.
     """
-    for above in _enclosing_modules(call):
-        steps = _PATHS.find(above.instance, call.instance)
+    for above in _enclosing_modules(parent):
+        steps = _PATHS.find(above.instance, module)
         if steps is not None:
             return f"{above.name}{text(steps)}"
-    return type(call.instance).__name__
+    return type(module).__name__
 
 
-def _enclosing_modules(call: CallStart) -> Iterator[CallStart]:
-    above = call.parent
+def _enclosing_modules(parent: CallStart | None) -> Iterator[CallStart]:
+    above = parent
     while above is not None:
         if above.kind is CallKind.MODULE and isinstance(above.instance, dspy.Module):
             yield above

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.events import CallEnd, CallStart
+from dspy_mlflow_callbacks.middleware.ratio import RatioSampler
+from dspy_mlflow_callbacks.middleware.rules import RuleSampler
 
 
 class Middleware(Protocol):
@@ -45,10 +47,19 @@ class Chain:
     def __init__(self, steps: Iterable[Middleware] = ()) -> None:
         # Tuples: threads iterate them without a lock.
         self.steps: tuple[Middleware, ...] = checks.callables("middleware", steps, "CallStart -> CallStart | None")
+        # Not a class of the user's that derives from one: it may decide by something else.
+        self._first: Any = self.steps[0] if self.steps and type(self.steps[0]) in (RatioSampler, RuleSampler) else None
         self._enders = tuple(step for step in self.steps if isinstance(step, EndsCalls))
 
     def __repr__(self) -> str:
         return f"Chain({list(self.steps)!r})"
+
+    def drops(self, root_call_id: str) -> bool:
+        """Return whether the chain begins with a sampler that drops the trace of this root, whatever else it is.
+
+        It needs no more than the id, so a call that is sampled out need not be made a `CallStart`.
+        """
+        return self._first is not None and not self._first.may_keep(root_call_id)
 
     def on_start(self, call: CallStart) -> CallStart | None:
         """Run *call* through all steps; None as soon as one drops it.

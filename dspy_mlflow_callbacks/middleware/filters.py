@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import attrs
 
 from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.events import LEVELS, CallKind, CallStart
+from dspy_mlflow_callbacks.middleware.globs import matches
 
 _GROUPS = {
     "adapter": (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE),
@@ -28,7 +28,7 @@ def _kinds(names: Iterable[CallKind | str]) -> frozenset[CallKind]:
 def _kinds_of(name: CallKind | str) -> tuple[CallKind, ...]:
     if isinstance(name, CallKind):
         return (name,)
-    if name in _GROUPS:
+    if isinstance(name, str) and name in _GROUPS:
         return _GROUPS[name]
     try:
         return (CallKind(name),)
@@ -53,6 +53,12 @@ class KindFilter:
     Raises:
         TypeError: if one of them is no iterable.
         ValueError: if a name is no kind of call.
+
+    Example:
+        ```python
+        MlflowCallback(middleware=[KindFilter(["module", "lm", "tool"], exclude=["evaluate"])])
+        MlflowCallback(events=["module", "lm", "tool"], evaluate=False)  # the same as options
+        ```
     """
 
     include: frozenset[CallKind] | None = attrs.field(default=None, converter=_optional_kinds)
@@ -84,12 +90,18 @@ class NameFilter:
     """Records calls by the names of their spans, such as `Program.generate.predict` or `openai/gpt-4o`.
 
     Args:
-        include: Globs: a call that matches is recorded with everything below it, what is around it is hidden. Empty is
-            all.
-        exclude: Globs: a call that matches is dropped with everything below it.
+        include: Globs: a call that matches is recorded with everything below it, what is around it is hidden. Where
+            nothing around a call is recorded, a trace begins with it. Empty is all.
+        exclude: Globs: a call that matches is dropped with everything below it, also below one that is included.
 
     Raises:
         TypeError: if one of them is no iterable of texts.
+
+    Example:
+        ```python
+        MlflowCallback(middleware=[NameFilter(include=["*.generate"], exclude=["*.generate.predict"])])
+        MlflowCallback(include=["*.generate"], exclude=["*.generate.predict"])  # the same as options
+        ```
     """
 
     include: tuple[str, ...] = attrs.field(default=(), converter=_globs)
@@ -99,16 +111,17 @@ class NameFilter:
 
     def __call__(self, call: CallStart) -> CallStart | None:
         """Return *call*, a hidden copy of it, or None to drop it."""
-        if self.exclude and _matches(call, self.exclude):
+        if self.exclude and matches(call.name, self.exclude):
             return None
-        if self.include and call.is_root and not _matches(call, self.include):
+        if self.include and not self._is_included(call):
             return attrs.evolve(call, is_hidden=True)
         return call
 
-
-def _matches(call: CallStart, globs: tuple[str, ...]) -> bool:
-    name = call.name or ""
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+    def _is_included(self, call: CallStart) -> bool:
+        here: CallStart | None = call
+        while here is not None and not matches(here.name, self.include):
+            here = here.parent
+        return here is not None
 
 
 # What DSPy does around the calls that a user thinks of.
@@ -136,6 +149,12 @@ class LevelFilter:
 
     Raises:
         ValueError: if *level* is none of these.
+
+    Example:
+        ```python
+        MlflowCallback(middleware=[LevelFilter("info")])
+        MlflowCallback(level="info")  # the same as an option
+        ```
     """
 
     level: str = attrs.field(converter=_level)

@@ -19,8 +19,11 @@ class RatioSampler:
     """Keeps this share of all traces, each whole or not at all.
 
     The decision is a pure function of the root call's id, like OpenTelemetry's `TraceIdRatioBased`,
-    so that every call of a trace gets the same answer in every thread and process. Where it was decided before (a
-    remote parent, a span of your own around the call), it stands.
+    so that every call of a trace gets the same answer in every thread and process.
+
+    Where it was decided before, that stands, like OpenTelemetry's `ParentBased`: below an MLflow span of your own that
+    records, or a remote parent whose `traceparent` is sampled, calls are kept; below one that does not record, or is
+    not sampled, they are dropped. What MLflow samples itself (`MLFLOW_TRACE_SAMPLING_RATIO`) comes after this.
 
     Args:
         ratio: The share of traces to keep, from 0 (none) to 1 (all).
@@ -28,6 +31,12 @@ class RatioSampler:
     Raises:
         TypeError: if *ratio* is not a number.
         ValueError: if *ratio* is not from 0 to 1.
+
+    Example:
+        ```python
+        MlflowCallback(middleware=[RatioSampler(0.1)])
+        MlflowCallback(sampling_ratio=0.1)  # the same as an option
+        ```
     """
 
     ratio: float = attrs.field(validator=checks.share)
@@ -41,6 +50,8 @@ class RatioSampler:
 
     def __call__(self, call: CallStart) -> CallStart | None:
         """Return *call* if its trace is kept, else None."""
-        if call.is_sampled:
-            return call
-        return call if int(call.root_call_id[-_RANDOM_DIGITS:], 16) < self._bound else None
+        return call if call.is_sampled or self.may_keep(call.root_call_id) else None
+
+    def may_keep(self, root_call_id: str) -> bool:
+        """Return whether the trace with this root is kept."""
+        return int(root_call_id[-_RANDOM_DIGITS:], 16) < self._bound

@@ -52,8 +52,8 @@ class PayloadStep(Protocol):
     """A callable that is asked for every payload before it leaves the process.
 
     It returns the payload, or a changed one (`payload.with_value(...)`). An object may also have
-    `clears(text) -> bool`: whether a text, be it those of many payloads one below the other, has nothing for it to
-    change. Then it is not asked for each of them.
+    `clears(text) -> bool`: whether a text has nothing for it to change, be it those of many payloads as lines of
+    `"name":text`. Then it is not asked for each of them.
     """
 
     def __call__(self, payload: Payload, /) -> Payload:
@@ -83,13 +83,17 @@ class PayloadSteps:
 
     def __init__(self, steps: Iterable[PayloadStep] = ()) -> None:
         self.steps: tuple[PayloadStep, ...] = checks.callables("payload_steps", steps, "Payload -> Payload")
-        self._runs = tuple((step, step.clears if isinstance(step, ClearsTexts) else None) for step in self.steps)
+        self._clears = tuple(step.clears if isinstance(step, ClearsTexts) else None for step in self.steps)
 
     def __repr__(self) -> str:
         return f"PayloadSteps({list(self.steps)!r})"
 
     def __bool__(self) -> bool:
         return bool(self.steps)
+
+    def clears(self, text: str) -> bool:
+        """Return whether *text*, the texts of any number of payloads with their names, can leave as it is."""
+        return all(clears is not None and _cleared(clears, text) for clears in self._clears)
 
     def run(self, payloads: Sequence[Payload], failed: Callable[[PayloadStepError], object]) -> Sequence[Payload]:
         """Return what may leave in place of *payloads*, in their order.
@@ -100,15 +104,14 @@ class PayloadSteps:
             payloads: What is about to leave.
             failed: Told of each step that failed.
         """
-        for step, clears in self._runs:
-            if clears is None or not _cleared(clears, payloads):
-                payloads = [_applied(step, payload, failed) for payload in payloads]
+        for step in self.steps:
+            payloads = [_applied(step, payload, failed) for payload in payloads]
         return payloads
 
 
-def _cleared(clears: Callable[[str], bool], payloads: Sequence[Payload]) -> bool:
+def _cleared(clears: Callable[[str], bool], text: str) -> bool:
     try:
-        return clears("\n".join([payload.text for payload in payloads]))
+        return clears(text)
     except Exception:  # noqa: BLE001  (then the step is asked for each payload, and fails there if it must)
         return False
 

@@ -1,36 +1,105 @@
-"""The experiment that a callback records into, by name or id."""
+"""The experiment that traces go to, by name or id: the store is asked once, and not waited for by each call."""
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
+
 import mlflow
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
+from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.background import STORE_SECONDS, Search
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
+_MAX_REASON_CHARACTERS = 300
 
-class Experiment:
-    """An experiment of the tracking store that is set when it is asked for; one that is not there is made.
+# After how long a store that refused an experiment is asked again: it may be restored meanwhile, but not at every call.
+_AGAIN_SECONDS = 1.0
 
-    Args:
-        name_or_id: Its name, or its id where no experiment has that name.
+
+class ExperimentError(Exception):
+    """The experiment of a trace cannot be had, and where the trace should go is not known.
+
+    The message says which experiment and why. It has no cause: MLflow's errors show credentials of the store's address.
     """
 
-    def __init__(self, name_or_id: str) -> None:
-        self._name_or_id = name_or_id
-        self._known: tuple[str, str] | None = None  # tracking URI, id
-        self._search: Search[str] = Search(STORE_SECONDS)
+    def __init__(self, experiment: str, reason: object) -> None:
+        first = str(reason).strip().partition("\n")[0]
+        short = _CREDENTIALS.sub("", first)[:_MAX_REASON_CHARACTERS]
+        super().__init__(f"Traces for {experiment} are not stored: {short or type(reason).__name__}")
+
+
+class _Lookup:
+    """Asks a store for things, once for each."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._known: dict[str, str] = {}
+        self._searches: dict[str, Search[str]] = {}
+
+    def __call__(self, thing: str, find: Callable[[], str]) -> str:
+        """Return what *find* says of *thing* in the store of now.
+
+        Raises:
+            StoreUnavailableError: if the store does not say in time; another error if it failed.
+        """
+        key = f"{mlflow.get_tracking_uri()} {thing}"
+        if key not in self._known:
+            search = self._searches.setdefault(key, Search(self._seconds, again=_AGAIN_SECONDS))
+            self._known[key] = search(key, find)
+        return self._known[key]
+
+
+class SoughtExperiment:
+    """An experiment of the tracking store that is set when it is asked for.
+
+    Args:
+        said: How a message names it.
+        find: Asks the store for its id.
+        seconds: How long the store may hold up who asks.
+    """
+
+    def __init__(self, said: str, find: Callable[[], str], seconds: float = STORE_SECONDS) -> None:
+        self._said = said
+        self._find = find
+        self._ids = _Lookup(seconds)
 
     def id(self) -> str:
         """Return the experiment's id.
 
         Raises:
-            StoreUnavailableError: if the store does not say in time; another error if it failed.
+            ExperimentError: if the store does not say, or the experiment is deleted.
         """
-        uri = mlflow.get_tracking_uri()
-        known = self._known
-        if known is None or known[0] != uri:
-            self._known = known = (uri, self._search(uri, lambda: _find(self._name_or_id)))
-        return known[1]
+        try:
+            return self._ids("", self._find)
+        except Exception as error:  # noqa: BLE001  (whatever a store raises)
+            reason = error
+        raise ExperimentError(self._said, reason)
+
+
+class Experiment(SoughtExperiment):
+    """An experiment by name, or by id where none has that name; one that is not there is made.
+
+    A number is never made into a name: where an id was meant, traces would go astray.
+
+    Args:
+        name_or_id: Its name or id.
+        seconds: How long the store may hold up who asks.
+    """
+
+    def __init__(self, name_or_id: str, *, seconds: float = STORE_SECONDS) -> None:
+        super().__init__(f"the experiment {name_or_id!r}", functools.partial(_find, name_or_id), seconds)
+
+
+@functools.lru_cache(maxsize=8)
+def experiment_of_variables(name: str | None, experiment_id: str | None) -> SoughtExperiment:
+    """Return the experiment that MLflow's variables say, and for which MLflow would ask its store at every trace."""
+    said = {"MLFLOW_EXPERIMENT_NAME": name, "MLFLOW_EXPERIMENT_ID": experiment_id}
+    variables = " and ".join(f"{variable}={value}" for variable, value in said.items() if value)
+    return SoughtExperiment(f"the experiment of {variables}", lambda: str(internals.active_experiment_id()))
 
 
 def _find(name_or_id: str) -> str:
@@ -38,35 +107,39 @@ def _find(name_or_id: str) -> str:
     found = client.get_experiment_by_name(name_or_id)
     if found is None and name_or_id.isdecimal():
         found = client.get_experiment(name_or_id)
-    return str(_create(client, name_or_id) if found is None else found.experiment_id)
+    if found is None:
+        found = _create(client, name_or_id)
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:
+        message = f"it is deleted; `mlflow experiments restore -x {found.experiment_id}` brings it back"
+        raise MlflowException(message)
+    return str(found.experiment_id)
 
 
-def _create(client: mlflow.MlflowClient, name: str) -> str:
+def _create(client: mlflow.MlflowClient, name: str) -> mlflow.entities.Experiment:
     try:
-        return str(client.create_experiment(name))
+        return client.get_experiment(client.create_experiment(name))
     except MlflowException:
         found = client.get_experiment_by_name(name)  # another thread or process was faster
         if found is None:
             raise
-        return str(found.experiment_id)
+        return found
 
 
 class ExperimentNames:
     """The names of experiments, asked for once each."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._search: Search[str] = Search(STORE_SECONDS)
+        self._names = _Lookup(STORE_SECONDS)
 
     def __call__(self, experiment_id: str | None) -> tuple[str, ...]:
-        """Return the id and the name of an experiment; nothing for None."""
+        """Return the id and the name of an experiment; the id alone if the store does not say, nothing for None."""
         if experiment_id is None:
             return ()
-        key = (mlflow.get_tracking_uri(), experiment_id)
-        if key not in self._known:
-            name = self._search(":".join(key), lambda: str(mlflow.MlflowClient().get_experiment(experiment_id).name))
-            self._known[key] = (experiment_id, name)
-        return self._known[key]
+        try:
+            name = self._names(experiment_id, lambda: str(mlflow.MlflowClient().get_experiment(experiment_id).name))
+        except Exception:  # noqa: BLE001  (whatever a store raises: what asks for a name can do without)
+            return (experiment_id,)
+        return experiment_id, name
 
 
 NAMES = ExperimentNames()

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
+
+import orjson
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.payload import Payload, PayloadSteps
 from dspy_mlflow_callbacks.payload.step import Place
 
-# What MLflow and this package say of the span itself: no step is asked for it.
-_OWN = frozenset({internals.REQUEST_ID, internals.SPAN_TYPE, internals.LOG_LEVEL, internals.EXPERIMENT_ID})
+# What MLflow and this package say of the span itself, and what is only numbers: no step is asked for it.
+_OWN = frozenset(
+    {
+        internals.REQUEST_ID,
+        internals.SPAN_TYPE,
+        internals.LOG_LEVEL,
+        internals.EXPERIMENT_ID,
+        "dspy.kind",
+        "dspy.call_id",
+        "dspy.cpu_time_s",
+        "mlflow.chat.tokenUsage",
+        "mlflow.llm.cost",
+    }
+)
 _PLACES: dict[str, Place] = {internals.INPUTS: "inputs", internals.OUTPUTS: "outputs"}
+
+# What leaves: place, name, text, whether it is JSON, and what puts another text there.
+Content = tuple[Place, str, str, bool, Callable[[str], object]]
 
 
 def run_steps(steps: PayloadSteps, span: Any, failed: Callable[[Exception], object], *, with_trace: bool) -> None:
@@ -21,48 +39,56 @@ def run_steps(steps: PayloadSteps, span: Any, failed: Callable[[Exception], obje
         steps: The payload steps.
         span: OpenTelemetry's span.
         failed: Told of each step that failed.
-        with_trace: Whether the tags and metadata of its trace are looked at too.
+        with_trace: Whether the tags, metadata and previews of its trace are looked at too.
     """
     content = [*_attributes(span), *_events(span), *_error(span)]
     if with_trace:
         content += _trace(span)
-    payloads = [payload for payload, _ in content]
-    for (before, replace), after in zip(content, steps.run(payloads, failed), strict=True):
-        if after is not before and after.text != before.text:
+    if steps.clears("\n".join([f'"{name}":{text}' for _, name, text, _, _ in content])):
+        return
+    payloads = [
+        Payload(place=place, name=name, text=text, is_json=is_json) for place, name, text, is_json, _ in content
+    ]
+    for (*_, replace), before, after in zip(content, payloads, steps.run(payloads, failed), strict=True):
+        if after.text != before.text:
             replace(after.text)
 
 
-Content = tuple[Payload, Callable[[str], object]]  # what leaves, and what puts another text in its place
-
-
 def _attributes(span: Any) -> Iterator[Content]:
-    for key, text in span.attributes.items():
-        if isinstance(text, str) and key not in _OWN:
+    for key, value in span.attributes.copy().items():
+        if key not in _OWN:
             place: Place = _PLACES.get(key, "attribute")
-            yield Payload(place=place, name=key if place == "attribute" else place, text=text), _setter(span, key)
+            name = key if place == "attribute" else place
+            yield from _content(place, name, value, functools.partial(span.set_attribute, key), is_json=True)
 
 
-def _setter(span: Any, key: str) -> Callable[[str], object]:
-    return lambda text: span.set_attribute(key, text)
+def _content(
+    place: Place, name: str, value: Any, replace: Callable[[Any], object], *, is_json: bool
+) -> Iterator[Content]:
+    """Yield a text, or the texts that OpenTelemetry keeps in a tuple; numbers say nothing."""
+    if isinstance(value, str):
+        yield place, name, value, is_json, replace
+    elif isinstance(value, tuple):
+        yield place, name, orjson.dumps(value).decode(), True, lambda text: replace(_tuple(text))
+
+
+def _tuple(text: str) -> Any:
+    value = orjson.loads(text)
+    return tuple(map(str, value)) if isinstance(value, list) else value
 
 
 def _events(span: Any) -> Iterator[Content]:
     for event in span.events:
-        for key, text in (event.attributes or {}).items():
-            if isinstance(text, str):
-                yield Payload(place="event", name=key, text=text, is_json=False), _event_setter(event, key)
+        for key, value in (event.attributes or {}).items():
+            replace = functools.partial(internals.replace_event_attribute, event, key)
+            yield from _content("event", key, value, replace, is_json=False)
 
 
-def _event_setter(event: Any, key: str) -> Callable[[str], object]:
-    return lambda text: internals.replace_event_attribute(event, key, text)
-
-
-def _error(span: Any) -> Sequence[Content]:
+def _error(span: Any) -> Iterator[Content]:
     description = span.status.description
-    if not description:
-        return ()
-    payload = Payload(place="error", name="error", text=description, is_json=False)
-    return [(payload, lambda text: internals.replace_status_description(span, text))]
+    if description:
+        replace = functools.partial(internals.replace_status_description, span)
+        yield from _content("error", "error", description, replace, is_json=False)
 
 
 def _trace(span: Any) -> Iterator[Content]:
@@ -70,12 +96,17 @@ def _trace(span: Any) -> Iterator[Content]:
     if info is not None:
         yield from _texts("tag", info.tags)
         yield from _texts("metadata", info.trace_metadata)
+        # What the user chose as previews; MLflow makes its own of the root's inputs and outputs as they leave.
+        previews = {name: getattr(info, name) for name in ("request_preview", "response_preview")}
+        for name, text in previews.items():
+            yield from _content("metadata", name, text, functools.partial(setattr, info, name), is_json=False)
 
 
-def _texts(place: Place, texts: dict[str, str]) -> Iterator[Content]:
-    for name, text in list(texts.items()):
-        yield Payload(place=place, name=name, text=text, is_json=False), _item_setter(texts, name)
+def _texts(place: Place, texts: MutableMapping[str, str]) -> Iterator[Content]:
+    for name, text in _snapshot(texts):
+        yield from _content(place, name, text, functools.partial(texts.__setitem__, name), is_json=False)
 
 
-def _item_setter(texts: dict[str, str], name: str) -> Callable[[str], object]:
-    return lambda text: texts.__setitem__(name, text)
+def _snapshot(texts: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the items as they are: another thread may add one meanwhile."""
+    return list(texts.items())

@@ -12,13 +12,13 @@ from mlflow.entities import SpanEvent as MlflowSpanEvent
 from mlflow.entities import SpanStatus, SpanStatusCode
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans.delivery import DELIVERY
-from dspy_mlflow_callbacks.spans.experiments import NAMES, Experiment
+from dspy_mlflow_callbacks.spans.experiments import NAMES, Experiment, ExperimentError, experiment_of_variables
 from dspy_mlflow_callbacks.spans.leaving import run_steps
 
 # An attribute of every span of ours: it tells them from the user's own.
@@ -38,7 +38,7 @@ def _do_nothing() -> None:
     """Stand where nothing was attached to MLflow's context."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # not frozen: that takes three times as long to make
 class NativeSpan:
     """A span that is open: OpenTelemetry's, and what takes it out of MLflow's context again.
 
@@ -54,6 +54,25 @@ class NativeSpan:
     around: Span = INVALID_SPAN
 
 
+class _MutedSpan(otel.NonRecordingSpan):
+    """A span that is not sampled, and MLflow's sampler follows its local parent.
+
+    Ids are drawn when somebody asks for them, such as who sends them to another process: most are never asked.
+    """
+
+    def __init__(self, around: Span, call_id: str) -> None:
+        self._context = INVALID_SPAN_CONTEXT
+        self._around = around
+        self.call_id = call_id
+
+    def get_span_context(self) -> otel.SpanContext:
+        """Return the context: the trace of what is around the span, or one of its own."""
+        if not self._context.is_valid:
+            trace_id = self._around.get_span_context().trace_id or internals.ids.generate_trace_id()
+            self._context = otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False)
+        return self._context
+
+
 class NativeEngine:
     """Opens and closes MLflow spans through MLflow's tracing API.
 
@@ -62,6 +81,10 @@ class NativeEngine:
         experiment: Name or id of the experiment of traces that begin here; None is MLflow's active one.
         on_loss: Told of what payload steps lost.
     """
+
+    scope = staticmethod(internals.current_scope)
+    is_suppressed = staticmethod(internals.is_suppressed)
+    is_resumed = staticmethod(internals.is_resumed)
 
     def __init__(
         self, payload_steps: PayloadSteps, experiment: str | None, on_loss: Callable[[Exception], object]
@@ -74,7 +97,10 @@ class NativeEngine:
 
     def experiment(self) -> tuple[str, ...]:
         """Return the id and the name of the experiment of traces that begin now; empty if the store does not say."""
-        attribute = self._experiment_attribute(internals.calling_run())
+        try:
+            attribute = self._experiment_attribute(internals.calling_run())
+        except ExperimentError:
+            return ()
         chosen = attribute.get(internals.EXPERIMENT_ID)
         return NAMES(internals.active_experiment_id() if chosen is None else orjson.loads(chosen))
 
@@ -90,17 +116,24 @@ class NativeEngine:
             return None
         if isinstance(span, otel.NonRecordingSpan):
             return context.trace_flags.sampled
-        return True if span.is_recording() else None
+        return True if span.is_recording() and internals.is_in_mlflow(span) else None
 
     def around(self, muted: NativeSpan) -> NativeSpan:
         """Return what stands around a span that `mute` gave: an open span below it is outside of what is dropped."""
         return NativeSpan(muted.around)
 
+    def muted_call_id(self) -> str | None:
+        """Return the id of the dropped call for which `mute` changed MLflow's context; None where it did not."""
+        span = internals.tracer().current_span()
+        return span.call_id if isinstance(span, _MutedSpan) else None
+
+    def unmute(self, muted: NativeSpan) -> Callable[[], None]:
+        """Make what stands around a span that `mute` gave MLflow's active span, and return what undoes it."""
+        return internals.tracer().attach(muted.around)
+
     def open(self, call: CallStart, start: SpanStart, parent: NativeSpan | None) -> NativeSpan:
         """Open a span below *parent*, or where MLflow's context says, and make it MLflow's active span."""
         tags, metadata = dict(call.tags), dict(call.metadata)  # a middleware's, and refused before a span is there
-        if internals.is_suppressed():
-            return self.mute(parent)
         tracer = internals.tracer()
         if tracer is not self._probed:  # MLflow takes a new one for a new tracking URI
             self._probed = tracer
@@ -135,15 +168,16 @@ class NativeEngine:
             return {internals.EXPERIMENT_ID: f'"{self._experiment.id()}"'}
         if run is not None and not internals.has_destination():
             return {internals.EXPERIMENT_ID: f'"{run.info.experiment_id}"'}
+        name, experiment_id = internals.experiment_variables()
+        if name or experiment_id:
+            return {internals.EXPERIMENT_ID: f'"{experiment_of_variables(name, experiment_id).id()}"'}
         return {}
 
-    def mute(self, parent: NativeSpan | None) -> NativeSpan:
+    def mute(self, parent: NativeSpan | None, call_id: str) -> NativeSpan:
         """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""
         tracer = internals.tracer()
         above = _parent_span(tracer.current_span(), parent)
-        # Not sampled, and MLflow's sampler follows its local parent.
-        trace_id = above.get_span_context().trace_id or internals.ids.generate_trace_id()
-        span = otel.NonRecordingSpan(otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False))
+        span = _MutedSpan(above, call_id)
         return NativeSpan(span, tracer.attach(span), around=above)
 
     def close(self, span: NativeSpan, end: SpanEnd) -> None:
@@ -175,14 +209,17 @@ def _parent_span(active: otel.Span, parent: NativeSpan | None) -> otel.Span:
     """
     if parent is not None:
         return active if _is_users_span_within(active, parent) else parent.otel
-    ended = not active.is_recording() and not isinstance(active, otel.NonRecordingSpan)
-    return otel.INVALID_SPAN if ended else active
+    if isinstance(active, otel.NonRecordingSpan):
+        return active
+    # One that has ended, or where MLflow shares OpenTelemetry's context, somebody's that MLflow knows nothing of.
+    return active if active.is_recording() and internals.is_in_mlflow(active) else otel.INVALID_SPAN
 
 
 def _is_users_span_within(active: otel.Span, parent: NativeSpan) -> bool:
     return (
         active.is_recording()
         and active.get_span_context().trace_id == parent.otel.get_span_context().trace_id
+        and internals.is_in_mlflow(active)
         and CALL_ID not in getattr(active, "attributes", {})
     )
 

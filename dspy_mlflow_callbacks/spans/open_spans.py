@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +21,9 @@ class OpenCall:
         span: The engine's span; one that records nothing if the call is dropped. A hidden call has that of the call
             around it, or none.
         owner: Who opened the span and will close it.
+        is_suppressed: Whether the call is dropped because a scope around it switched tracing off.
         is_final: Whether a dropped call is dropped for every callback, not only by its own callback's middleware.
+        around: The open call around a dropped one: calls below it that are recorded all the same nest there.
         trace: The calls of the same trace that are open, by call_id; shared by all of them.
         cpu_started: Thread and its CPU time in nanoseconds when a root call started.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
@@ -30,7 +33,9 @@ class OpenCall:
     start: CallStart | None = None
     span: Any = None
     owner: object = None
+    is_suppressed: bool = False
     is_final: bool = True
+    around: OpenCall | None = attrs.field(default=None, repr=False)
     trace: dict[str, OpenCall] = attrs.field(factory=dict, repr=False)
     cpu_started: tuple[int, int] | None = None
     unparsed: str | None = None
@@ -58,17 +63,20 @@ class OpenSpans:
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, OpenCall] = {}
+        self._calls: dict[str | None, OpenCall] = {}
+        # The dictionary's own methods: they are all that a call in a trace that is sampled out comes to.
+        self.get: Callable[[str | None], OpenCall | None] = self._calls.get
+        """Return the open call with this id, or None."""
+        self.stand_for: Callable[[str, OpenCall], None] = self._calls.__setitem__
+        """Let another call, one that is open, stand for the call with this id."""
+        self.forget: Callable[[str, None], object] = self._calls.pop
+        """Forget an id for which another call stands."""
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._calls
-
-    def get(self, call_id: str | None) -> OpenCall | None:
-        """Return the open call with this id, or None."""
-        return None if call_id is None else self._calls.get(call_id)
 
     def add(self, call_id: str, call: OpenCall) -> None:
         """Hold *call* until it is taken; under another call's id it stands for that one too."""

@@ -8,13 +8,26 @@ from dspy_mlflow_callbacks import (
     CallEnd,
     CallKind,
     CallStart,
+    KindFilter,
+    LevelFilter,
     LMCallback,
     Middleware,
     MlflowCallback,
     ModuleCallback,
+    NameFilter,
+    Payload,
+    PayloadLimit,
+    PayloadStep,
     RatioSampler,
+    Redactor,
+    RuleSampler,
+    SamplingRule,
     Stats,
     TagInjector,
+    TracingConfig,
+    autolog,
+    suppress_tracing,
+    trace_context,
 )
 
 
@@ -43,3 +56,84 @@ callback = MlflowCallback(middleware=steps)
 some = [ModuleCallback(), LMCallback(middleware=(lambda call: call,))]
 stats: Stats = callback.stats()
 started: int = stats.started
+
+
+def tenant(call: CallStart) -> str | None:
+    """Say whom the call is for."""
+    return call.name
+
+
+def without_greetings(payload: Payload) -> Payload:
+    """Leave out greetings."""
+    return payload.with_text(payload.text.replace("hello", ""))
+
+
+options = MlflowCallback(
+    enabled=True,
+    experiment="questions",
+    sampling_ratio=0.5,
+    sampling_rules=[SamplingRule(name="Search*", ratio=0.1), {"tags": {"team": "s*"}, "max_per_second": 5}],
+    tags={"team": "search", "tenant": tenant},
+    metadata={"build": "7"},
+    session_id=lambda call: call.call_id,
+    user="ada",
+    level="info",
+    events=["lm", CallKind.TOOL],
+    include=("Program.*",),
+    exclude={"Program.secret"},
+    capture_inputs=False,
+    capture_outputs=False,
+    capture_messages=False,
+    max_payload_chars=10_000,
+    redact=True,
+    redact_keys=["pin"],
+    redact_patterns=["[0-9]{16}"],
+    redact_fields=["ssn"],
+    evaluate=False,
+    compile=False,
+    engine="native",
+    verbosity="error",
+)
+config = TracingConfig(events=["lm"], sampling_rules=[{"ratio": 0.5}], tags={"team": "search"})
+config = TracingConfig.from_env({"DSPY_MLFLOW_LEVEL": "info"}, include=["Program"], user=None)
+config = TracingConfig.from_dict(config.with_options(level="debug", experiment=None).to_dict())
+ratio: float = config.sampling_ratio
+rules: tuple[SamplingRule, ...] = config.sampling_rules
+name: str | None = config.experiment
+callback = MlflowCallback(config=config, level="info")
+filters: list[Middleware] = [
+    *config.middleware(),
+    KindFilter(["lm"], exclude=[CallKind.EVALUATE]),
+    NameFilter(include=["Program.*"]),
+    LevelFilter("info"),
+    RuleSampler([SamplingRule(ratio=0.1)], default_ratio=0.5),
+]
+payload_steps: list[PayloadStep] = [
+    *config.payload_steps(),
+    Redactor(keys=["pin"], patterns=["[0-9]{16}"], fields=["ssn"]),
+    without_greetings,
+    PayloadLimit(10_000),
+]
+callback = MlflowCallback(middleware=filters, payload_steps=payload_steps)
+
+MlflowCallback(level=7)  # type: ignore[arg-type]
+MlflowCallback(levle="info")  # type: ignore[call-arg]
+TracingConfig(events="lm", enabled="yes")  # type: ignore[arg-type]
+
+
+@trace_context(session_id="seven", tags={"team": "search"})
+def answer(question: str) -> str:
+    """Answer in a scope."""
+    with suppress_tracing():
+        return question
+
+
+async def answer_later(question: str) -> str:
+    """Answer in a scope."""
+    async with trace_context(user="ann", enabled=True):
+        return answer(question)
+
+
+autolog(True, log_evals=True, sampling_ratio=0.1, middleware=filters, config=config)
+autolog(disable=True)
+autolog(sampling_rato=0.1)  # type: ignore[call-arg]

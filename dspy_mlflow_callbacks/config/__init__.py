@@ -1,0 +1,18 @@
+"""What is recorded, how much of it, and where it goes: from code and from the environment."""
+
+from __future__ import annotations
+
+from dspy_mlflow_callbacks.config.environment import variable_of
+from dspy_mlflow_callbacks.config.options import default_text, refuse_unknown
+from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig, TracingOptions
+from dspy_mlflow_callbacks.config.verbosity import set_verbosity
+
+__all__ = [
+    "OPTIONS",
+    "TracingConfig",
+    "TracingOptions",
+    "default_text",
+    "refuse_unknown",
+    "set_verbosity",
+    "variable_of",
+]

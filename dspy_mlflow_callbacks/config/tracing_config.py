@@ -1,0 +1,350 @@
+"""The options, each with its meaning, and what they make of the way of a call."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import attrs
+
+from dspy_mlflow_callbacks import checks
+from dspy_mlflow_callbacks.config import environment
+from dspy_mlflow_callbacks.config.environment import Wrong, variable_of
+from dspy_mlflow_callbacks.config.options import (
+    documentation,
+    one_of,
+    option,
+    optional,
+    plain,
+    refuse_unknown,
+    text_of_at_most,
+    true_or_false,
+)
+from dspy_mlflow_callbacks.config.verbosity import VERBOSITIES, lets_warn
+from dspy_mlflow_callbacks.events import EMPTY, CallKind, CallStart
+from dspy_mlflow_callbacks.middleware import (
+    KindFilter,
+    LevelFilter,
+    Middleware,
+    NameFilter,
+    RatioSampler,
+    RuleSampler,
+    SamplingRule,
+    TagInjector,
+)
+from dspy_mlflow_callbacks.payload import PayloadLimit, PayloadStep, Redactor
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+ENGINES = ("auto", "native")
+
+MAX_NAME_CHARACTERS = 500
+"""The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
+
+_TEXTS = "a JSON object of texts, or `name=value,name=value`; in code also callables for values"
+_TEXT = "a text of at most 250 characters; in code also a callable that is given the call where a trace begins"
+_LIST = "texts with commas between them, or a JSON list"
+
+Text = str | Callable[[CallStart], "str | None"]
+
+
+class TracingOptions(TypedDict, total=False):
+    """The options as arguments, for type checkers: the fields of `TracingConfig`, and what each takes."""
+
+    enabled: bool
+    experiment: str | None
+    sampling_ratio: float
+    sampling_rules: Iterable[SamplingRule | Mapping[str, Any]]
+    tags: Mapping[str, Text]
+    metadata: Mapping[str, Text]
+    session_id: Text | None
+    user: Text | None
+    level: str
+    events: Iterable[CallKind | str] | None
+    include: Iterable[str]
+    exclude: Iterable[str]
+    capture_inputs: bool
+    capture_outputs: bool
+    capture_messages: bool
+    max_payload_chars: int | None
+    redact: bool
+    redact_keys: Iterable[str]
+    redact_patterns: Iterable[str]
+    redact_fields: Iterable[str]
+    evaluate: bool
+    compile: bool
+    engine: str
+    verbosity: str | None
+
+
+def _switch(doc: str) -> Any:
+    return option(default=True, doc=doc, allowed="true or false", read=environment.as_bool, check=true_or_false)
+
+
+@attrs.frozen(kw_only=True, init=False)
+class TracingConfig:
+    """The options of a callback, as a value that can be checked, compared, stored and passed on.
+
+    Each is an argument of the callbacks, a field here, and an environment variable `DSPY_MLFLOW_<OPTION>`, by the same
+    name. `TracingConfig(...)` does not look at the environment; `TracingConfig.from_env(...)` does, and so do the
+    callbacks where they are given no *config*. docs/configuration.md lists the options too.
+
+    Example:
+        ```python
+        config = TracingConfig(sampling_ratio=0.1, tags={"team": "search"}, level="info")
+        dspy.configure(callbacks=[MlflowCallback(config=config)])
+        ```
+
+    Raises:
+        TypeError: if an argument is no option, or of another type; the message begins with the option.
+        ValueError: if a value is out of range; the message begins with the option.
+    """
+
+    enabled: bool = _switch("Whether anything is recorded.")
+    experiment: str | None = option(
+        None,
+        "The experiment of traces that begin here, by name (made if there is none) or id; none is MLflow's active one.",
+        allowed=f"a name of at most {MAX_NAME_CHARACTERS} characters, or an id",
+        read=str,
+        check=optional(text_of_at_most(MAX_NAME_CHARACTERS)),
+    )
+    sampling_ratio: float = option(
+        1.0,
+        "The share of traces to keep, each whole or not at all; with rules, of those that no rule is for.",
+        allowed="0 to 1",
+        unit="share of traces",
+        read=environment.as_number,
+        check=lambda value: RatioSampler(value).ratio,
+    )
+    sampling_rules: tuple[SamplingRule, ...] = option(
+        (),
+        "Sampling rules: the first that is for a trace decides. Keys: `name`, `experiment` (globs), `tags` (globs by "
+        "tag), `ratio`, `max_per_second`.",
+        allowed="a JSON list of objects; in code also `SamplingRule`",
+        read=environment.as_json,
+        check=lambda value: RuleSampler(value).rules,
+    )
+    tags: Mapping[str, Text] = option(
+        EMPTY,
+        "Tags of every trace.",
+        allowed=_TEXTS,
+        read=environment.as_mapping,
+        check=lambda value: TagInjector(value).tags,
+        is_hashable=False,
+    )
+    metadata: Mapping[str, Text] = option(
+        EMPTY,
+        "Metadata of every trace, which cannot be changed later.",
+        allowed=_TEXTS,
+        read=environment.as_mapping,
+        check=lambda value: TagInjector(metadata=value).metadata,
+        is_hashable=False,
+    )
+    session_id: Text | None = option(
+        None,
+        "The session (conversation) of every trace.",
+        allowed=_TEXT,
+        read=str,
+        check=lambda value: TagInjector(session_id=value).session_id,
+    )
+    user: Text | None = option(
+        None,
+        "The user of every trace.",
+        allowed=_TEXT,
+        read=str,
+        check=lambda value: TagInjector(user=value).user,
+    )
+    level: str = option(
+        "debug",
+        "From which level on calls get spans: `info` leaves adapters out, and start and end of interpreters.",
+        allowed="debug, info, warning, error, critical",
+        read=str,
+        check=lambda value: LevelFilter(value).level,
+    )
+    events: frozenset[CallKind] | None = option(
+        None,
+        "The kinds of call that get spans; none is all.",
+        allowed=f"any of {', '.join(kind.value for kind in CallKind)}, and `adapter` and `interpreter` for all of "
+        "theirs, with commas between them, or a JSON list",
+        read=environment.as_list,
+        check=lambda value: KindFilter(value).include,
+    )
+    include: tuple[str, ...] = option(
+        (),
+        "Globs over span names: calls that match are recorded with everything below them, and nothing around them; "
+        "empty is all.",
+        allowed=_LIST,
+        read=environment.as_list,
+        check=lambda value: NameFilter(include=value).include,
+    )
+    exclude: tuple[str, ...] = option(
+        (),
+        "Globs over span names: calls that match are left out with everything below them.",
+        allowed=_LIST,
+        read=environment.as_list,
+        check=lambda value: NameFilter(exclude=value).exclude,
+    )
+    capture_inputs: bool = _switch("Whether the arguments of calls are recorded.")
+    capture_outputs: bool = _switch("Whether what calls return is recorded.")
+    capture_messages: bool = _switch("Whether what LMs read and write is recorded.")
+    max_payload_chars: int | None = option(
+        None,
+        "The most characters of one payload (a span's inputs, outputs, one attribute) that are stored; none is no "
+        "limit.",
+        allowed="a whole number from 1 on",
+        unit="characters",
+        read=environment.as_whole_number,
+        check=optional(lambda value: PayloadLimit(value).max_chars),
+    )
+    redact: bool = _switch("Whether secrets are taken out of everything that is stored.")
+    redact_keys: tuple[str, ...] = option(
+        (),
+        "Globs of further names under which secrets stand.",
+        allowed=_LIST,
+        read=environment.as_list,
+        check=lambda value: Redactor(keys=value).keys,
+    )
+    redact_patterns: tuple[str, ...] = option(
+        (),
+        "Further regular expressions for secrets in any text.",
+        allowed="one expression, or a JSON list of them",
+        read=environment.as_expressions,
+        check=lambda value: Redactor(patterns=value).patterns,
+    )
+    redact_fields: tuple[str, ...] = option(
+        (),
+        "Signature fields whose values are not stored.",
+        allowed=_LIST,
+        read=environment.as_list,
+        check=lambda value: Redactor(fields=value).fields,
+    )
+    evaluate: bool = _switch("Whether `dspy.Evaluate` is recorded, with what it runs.")
+    compile: bool = _switch("Whether optimizers are recorded, with what they run.")
+    engine: str = option(
+        "auto",
+        "How spans are made: `native` goes through MLflow's tracing API; `auto` takes what fits the destination.",
+        allowed=", ".join(ENGINES),
+        read=str,
+        check=one_of(ENGINES),
+    )
+    verbosity: str | None = option(
+        None,
+        "What this package logs, under the logger `dspy_mlflow_callbacks`: `silent` is nothing at all; none leaves the "
+        "logger alone. The process has one logger: the last callback that sets it wins.",
+        allowed=", ".join(VERBOSITIES),
+        read=str,
+        check=optional(one_of(VERBOSITIES)),
+    )
+
+    __repr__ = checks.brief_repr
+
+    def __init__(self, **options: Unpack[TracingOptions]) -> None:
+        refuse_unknown(options, OPTIONS)
+        values: Any = options  # each option's check makes of it what is kept
+        self.__attrs_init__(**values)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ, **arguments: Unpack[TracingOptions]) -> TracingConfig:
+        """Return the configuration that *arguments* say, else the environment, else the defaults.
+
+        An empty variable is unset. A wrong or unknown one is warned of once in the process, unless `verbosity` forbids,
+        and the default stands.
+
+        Args:
+            environ: The environment.
+            arguments: Options by name.
+
+        Raises:
+            TypeError: if an argument is no option, or of another type.
+            ValueError: if an argument is out of range.
+        """
+        refuse_unknown(arguments, OPTIONS)
+        read = {name: environment.read(field, environ) for name, field in OPTIONS.items() if name not in arguments}
+        wrong = [value for value in read.values() if isinstance(value, Wrong)]
+        said: Any = {name: value for name, value in read.items() if value is not None and not isinstance(value, Wrong)}
+        config = cls(**said, **arguments)
+        if lets_warn(config.verbosity):
+            for each in (*wrong, *environment.unknown(OPTIONS, environ)):
+                each.warn()
+        return config
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TracingConfig:
+        """Return the configuration that `to_dict` gave; what is missing has its default.
+
+        Raises:
+            TypeError: if a name is no option, or a value of another type.
+            ValueError: if a value is out of range.
+        """
+        options: Any = values
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all options by name as JSON values.
+
+        Raises:
+            TypeError: if an option is or holds a callable, which JSON cannot say.
+        """
+        return {name: plain(name, getattr(self, name)) for name in OPTIONS}
+
+    def changed(self) -> list[str]:
+        """Return the names of the options that are not at their defaults."""
+        return [name for name, field in OPTIONS.items() if getattr(self, name) != field.default]
+
+    def with_options(self, **options: Unpack[TracingOptions]) -> TracingConfig:
+        """Return a copy with other options.
+
+        Raises:
+            TypeError: if an argument is no option, or of another type.
+            ValueError: if an argument is out of range.
+        """
+        changes: Any = options
+        return attrs.evolve(self, **changes)
+
+    def middleware(self) -> tuple[Middleware, ...]:
+        """Return the middleware that the options ask for, in the order in which they run."""
+        steps: list[Middleware] = []
+        if self.sampling_ratio < 1 and not self.sampling_rules:
+            # First: it asks for nothing but the root's id, so what it drops costs next to nothing.
+            steps.append(RatioSampler(self.sampling_ratio))
+        if self.tags or self.metadata or self.session_id is not None or self.user is not None:
+            # Before the rules, which may ask for tags.
+            steps.append(TagInjector(self.tags, metadata=self.metadata, session_id=self.session_id, user=self.user))
+        if self.sampling_rules:
+            steps.append(RuleSampler(self.sampling_rules, self.sampling_ratio))
+        dropped = [
+            kind for kind, kept in ((CallKind.EVALUATE, self.evaluate), (CallKind.COMPILE, self.compile)) if not kept
+        ]
+        if dropped or self.events is not None:
+            steps.append(KindFilter(self.events, dropped))
+        if self.include or self.exclude:
+            steps.append(NameFilter(self.include, self.exclude))
+        if self.level != "debug":
+            steps.append(LevelFilter(self.level))
+        return tuple(steps)
+
+    def payload_steps(self) -> tuple[PayloadStep, ...]:
+        """Return the payload steps that the options ask for, in the order in which they run."""
+        steps: list[PayloadStep] = []
+        if self.redact:
+            steps.append(Redactor(keys=self.redact_keys, patterns=self.redact_patterns, fields=self.redact_fields))
+        if self.max_payload_chars is not None:
+            steps.append(PayloadLimit(self.max_payload_chars))
+        return tuple(steps)
+
+
+OPTIONS: dict[str, attrs.Attribute[Any]] = {field.name: field for field in attrs.fields(TracingConfig)}
+"""The options by name, in the order in which they are documented."""
+
+
+def _attributes_section() -> str:
+    """Return what `help(TracingConfig)` says of each option."""
+    paragraphs = [f"{name}: {documentation(field, variable_of(name))}" for name, field in OPTIONS.items()]
+    wrapped = [textwrap.fill(each, 112, initial_indent=" " * 8, subsequent_indent=" " * 12) for each in paragraphs]
+    return "\n".join(["\n    Attributes:", *wrapped, "    "])
+
+
+TracingConfig.__doc__ = (TracingConfig.__doc__ or "").rstrip() + "\n" + _attributes_section()

@@ -1,0 +1,44 @@
+"""Runs programs beside MLflow's autolog in a process of its own and prints what was recorded and said as JSON.
+
+The argument is the call that switches it on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import uuid
+
+import dspy
+import mlflow
+import peer_programs
+from offline_lm import OfflineLM
+
+from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks.testing.captured import CapturedTraces, tree
+
+
+class Said(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+said = Said()
+for name in ("dspy_mlflow_callbacks", "dspy.utils.callback"):
+    logging.getLogger(name).addHandler(said)
+
+experiment = mlflow.set_experiment(uuid.uuid4().hex)
+dspy.configure(lm=OfflineLM(answer="42"))
+exec(sys.argv[1], {"mlflow": mlflow})
+dspy.configure(callbacks=[*dspy.settings.callbacks, MlflowCallback()])
+
+peer_programs.call()
+peer_programs.call_in_threads()
+
+traces = CapturedTraces(experiment.experiment_id).all()
+sys.stdout.write(json.dumps({"traces": [tree(trace) for trace in traces], "warnings": said.messages}))
