@@ -138,6 +138,22 @@ def ours_with_middleware(folder):
     return store
 
 
+def ours_with_little(folder):
+    from dspy_mlflow_callbacks import MlflowCallback
+
+    store = new_store(folder)
+    with_callbacks(MlflowCallback(level="info", capture_messages=False))
+    return store
+
+
+def ours_without_redaction(folder):
+    from dspy_mlflow_callbacks import MlflowCallback
+
+    store = new_store(folder)
+    with_callbacks(MlflowCallback(redact=False))
+    return store
+
+
 def ours_sampled_out(folder):
     from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
 
@@ -199,6 +215,8 @@ CONTESTANTS = {
     "bare": Contestant("bare MLflow spans, no content", bare_mlflow_spans),
     "ours": Contestant("`MlflowCallback()`", ours),
     "ours_middleware": Contestant("`MlflowCallback`, `RatioSampler(1.0)` and `TagInjector`", ours_with_middleware),
+    "ours_info": Contestant('`MlflowCallback(level="info", capture_messages=False)`', ours_with_little),
+    "ours_raw": Contestant("`MlflowCallback(redact=False)`", ours_without_redaction),
     "ours_sampled_out": Contestant("`MlflowCallback`, `RatioSampler(0.0)`", ours_sampled_out, keeps=False),
     AUTOLOG: Contestant("`mlflow.dspy.autolog()`", mlflow_autolog),
     "openinference": Contestant("OpenInference, to memory", openinference, needs="openinference.instrumentation.dspy"),

@@ -1,21 +1,44 @@
-"""Parts of the way of a call, each alone: `python parts.py` prints their figures as JSON."""
+"""Parts of the way of a call, each alone: `python parts.py [batches]` prints their figures as JSON."""
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 import uuid
 
 import attrs
 
-from dspy_mlflow_callbacks import CallKind, CallStart, RatioSampler, TagInjector
+from dspy_mlflow_callbacks import (
+    CallKind,
+    CallStart,
+    KindFilter,
+    LevelFilter,
+    NameFilter,
+    Payload,
+    PayloadLimit,
+    RatioSampler,
+    Redactor,
+    RuleSampler,
+    SamplingRule,
+    TagInjector,
+)
 from dspy_mlflow_callbacks.describe.payloads import to_json
+from dspy_mlflow_callbacks.payload import PayloadSteps
 
-BATCHES = 15
+BATCHES = int(sys.argv[1]) if len(sys.argv) > 1 else 15
 
 PAYLOADS = {"1 kB": 1_000, "100 kB": 100_000, "10 MB": 10_000_000}
 SENTENCE = 'He said: "Grüße",\nand left.\n'
+# Repeated to the payload's size. What looks like a secret here is none that anybody has used.
+CONTENTS = {
+    "prose": SENTENCE,
+    "prose with a key in each 2 kB": SENTENCE * 64 + "sk-proj-" + "a1B2" * 12 + "\n",
+    "prose about keys and tokens": "The token is the key to the author's secret password, she said.\n",
+    "many small fields": {"name": "x", "input_tokens": 12, "score": 0.5, "tags": ["a", "b"]},
+    "many small fields, some secret": {"name": "x", "api_key": "abc", "score": 0.5, "tags": ["a", "b"]},
+}
 
 
 def any_function(call):
@@ -25,7 +48,17 @@ def any_function(call):
 MIDDLEWARE = {
     "a function that keeps all": any_function,
     "`RatioSampler(0.5)`": RatioSampler(0.5),
+    "`RuleSampler`, three rules": RuleSampler(
+        [
+            SamplingRule(name="Health*", ratio=0.0),
+            SamplingRule(tags={"team": "search"}, ratio=0.5),
+            SamplingRule(ratio=0.5, max_per_second=1e6),
+        ]
+    ),
     "`TagInjector`": TagInjector({"team": "search", "stage": "production"}),
+    "`KindFilter`, hides": KindFilter(["lm", "tool"]),
+    "`NameFilter`, three globs": NameFilter(include=["Program*"], exclude=["Health*", "*.judge"]),
+    "`LevelFilter`": LevelFilter("info"),
 }
 
 
@@ -33,7 +66,7 @@ def microseconds(function, argument, number):
     """Return the median time of *function(argument)* over batches of *number*."""
     function(argument)
     batches = []
-    for _ in range(BATCHES):
+    for _ in range(BATCHES if number > 1 else min(BATCHES, 5)):  # what takes long alone is less noisy
         start = time.perf_counter_ns()
         for _ in range(number):
             function(argument)
@@ -42,19 +75,44 @@ def microseconds(function, argument, number):
 
 
 def serialisation():
-    return [serialised(title, size) for title, size in PAYLOADS.items()]
+    return [serialised(title, size, content) for content in CONTENTS for title, size in PAYLOADS.items()]
 
 
-def serialised(title, size):
-    text = (SENTENCE * (size // len(SENTENCE.encode()) + 1)).encode()[:size].decode(errors="ignore")
-    time_us = microseconds(to_json, {"text": text}, number=max(1, 1_000_000 // size))
-    return {"payload": title, "us": time_us, "mb_per_s": size / time_us}
+def serialised(title, size, content):
+    """Return what it takes to make JSON of a payload, and to redact it, as the default configuration does."""
+    value, number = value_of(CONTENTS[content], size), max(1, 1_000_000 // size)
+    steps, text = PayloadSteps([Redactor()]), to_json(value)
+    payload = Payload(place="inputs", name="inputs", text=text)
+    json_us = microseconds(to_json, value, number)
+    redact_us = microseconds(lambda each: steps.run([each], print), payload, number)
+    return {
+        "payload": f"{title}, {content}",
+        "json_us": json_us,
+        "redact_us": redact_us,
+        "us": json_us + redact_us,
+        "mb_per_s": len(text.encode()) / (json_us + redact_us),
+    }
+
+
+def value_of(content, size):
+    if isinstance(content, str):
+        return {"text": (content * (size // len(content.encode()) + 1)).encode()[:size].decode(errors="ignore")}
+    return {"rows": [content] * (size // len(to_json(content)) + 1)}
+
+
+def limits():
+    """Return what it takes to cut a payload of 100 kB."""
+    payload = Payload(place="inputs", name="inputs", text=to_json(value_of(SENTENCE, 100_000)))
+    steps = PayloadSteps([PayloadLimit(10_000)])
+    return [{"step": "100 kB to 10 kB", "us": microseconds(lambda each: steps.run([each], print), payload, 10)}]
 
 
 def middleware():
     root_id = uuid.uuid4().hex
-    root = CallStart(kind=CallKind.MODULE, call_id=root_id, root_call_id=root_id, instance=None, inputs={})
-    child = attrs.evolve(root, call_id=uuid.uuid4().hex, parent=root, parent_call_id=root_id)
+    root = CallStart(
+        kind=CallKind.MODULE, call_id=root_id, root_call_id=root_id, instance=None, inputs={}, name="Program"
+    )
+    child = attrs.evolve(root, call_id=uuid.uuid4().hex, parent=root, parent_call_id=root_id, is_entry=False)
     return [
         {"step": title, "root_us": microseconds(step, root, 20_000), "child_us": microseconds(step, child, 20_000)}
         for title, step in MIDDLEWARE.items()
@@ -62,4 +120,4 @@ def middleware():
 
 
 if __name__ == "__main__":
-    print(json.dumps({"serialisation": serialisation(), "middleware": middleware()}))
+    print(json.dumps({"serialisation": serialisation(), "limits": limits(), "middleware": middleware()}))

@@ -30,7 +30,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         rounds = all_rounds(names, options, folder)
         storing = {name: storing_run(name, options, folder) for name in names}
-        parts = run("parts.py", environment(folder))
+        parts = run("parts.py", environment(folder), str(options.batches))
     results = {
         "versions": versions(),
         "cores": os.cpu_count(),
@@ -48,6 +48,7 @@ def parse():
     parser.add_argument("--calls", type=int, default=100, help="measured calls a process")
     parser.add_argument("--warm-up", type=int, default=20, help="calls before them")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each contestant")
+    parser.add_argument("--batches", type=int, default=15, help="measurements of each single part")
     parser.add_argument("--seconds", type=float, default=330, help="begin no round that would end later than this")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, help="contestants; all by default")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder for the table and figures")

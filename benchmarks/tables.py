@@ -59,12 +59,18 @@ def markdown(results):
             *_table(CONTESTANT_HEAD, [_contestant_cells(row) for row in results["contestants"]]),
             "",
             *_table(
-                ("`to_json` of a text", "µs", "MB/s"),
+                ("payload", "`to_json`, µs", "`Redactor()`, µs", "both, µs", "MB/s"),
                 [
-                    (row["payload"], _number(row["us"], 1), _number(row["mb_per_s"], 0))
+                    (
+                        row["payload"],
+                        *(_number(row[column], 1) for column in ("json_us", "redact_us", "us")),
+                        _number(row["mb_per_s"], 0),
+                    )
                     for row in results["serialisation"]
                 ],
             ),
+            "",
+            *_table(("`PayloadLimit`", "µs"), [(row["step"], _number(row["us"], 1)) for row in results["limits"]]),
             "",
             *_table(
                 ("middleware", "µs a root call", "µs a call below"),
