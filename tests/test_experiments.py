@@ -49,6 +49,12 @@ def run(program=None, **options):
     return callback
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Let what MLflow writes for experiments without an artifact location, `./mlruns`, be the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def client(dspy_traces):
     """Return a client of the store that the traces of a test go to."""
@@ -396,8 +402,10 @@ def test_a_store_that_gets_no_traces_is_not_asked(tmp_path, silent_server):
 def store(tmp_path_factory):
     """Set up a database with the experiment `there` once; each test works on a copy."""
     folder = tmp_path_factory.mktemp("template")
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    client.create_experiment("there", artifact_location=folder.as_uri())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # the default experiment's artifacts are where the database is set up
+        client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        client.create_experiment("there", artifact_location=folder.as_uri())
     return folder / "mlflow.db"
 
 
