@@ -83,8 +83,11 @@ class SettingsOverride:
             thread_local_overrides.set(below)
 
     def stands_on(self, other: SettingsOverride) -> bool:
-        """Return whether this one was made after *other* for the same call, and is not undone."""
-        return self is not other and not self._is_undone and self._around == other._around
+        """Return whether this one was made on top of *other*, for the same call, and is not undone."""
+        below = self._below
+        while isinstance(below, _Overrides) and below.override is not other:
+            below = below.override._below
+        return isinstance(below, _Overrides) and not self._is_undone and self._around == other._around
 
 
 class HearsUnannounced(Protocol):

@@ -217,6 +217,15 @@ def test_a_middleware_knows_the_experiment(client, name):
     assert seen == [(id_of(name), name), (active.experiment_id, active.name)]
 
 
+def test_a_middleware_knows_the_experiment_of_a_destination(client, name):
+    """`call.experiment` is that of `mlflow.tracing.set_destination`, where the user chose one."""
+    seen = []
+    chosen = client.create_experiment(name)
+    mlflow.tracing.set_destination(MlflowExperimentLocation(chosen))
+    run(middleware=[lambda call: seen.append(call.experiment) or call])
+    assert seen == [(chosen, name)]
+
+
 def test_an_experiment_whose_name_the_store_does_not_say(client):
     """Of an experiment that is not in the store the id alone is known; of no experiment nothing."""
     names = ExperimentNames()
