@@ -439,6 +439,9 @@ def store_of_its_own(tracking_uri: str, experiment_name: str, artifacts: Path) -
         mlflow.tracing.reset()
         os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
         os.environ.pop("MLFLOW_TRACE_SAMPLING_RATIO", None)
+        # A write takes two connections of a pool of 15: when 16 threads hold one each, all of them wait for ever.
+        os.environ.pop("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", None)
+        os.environ["MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"] = "-1"
         mlflow.set_tracking_uri(tracking_uri)
         experiment_id = mlflow.create_experiment(experiment_name, artifact_location=artifacts.as_uri())
         fluent._active_experiment_id = experiment_id  # `set_experiment` would log and ask the store

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import subprocess
 import sys
+import threading
 
 import dspy
 import mlflow
@@ -14,7 +16,7 @@ from programs import Program, answering, program_tree
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, TagInjector
 from dspy_mlflow_callbacks.testing.capture import capture_traces
-from dspy_mlflow_callbacks.testing.captured import CapturedTraces
+from dspy_mlflow_callbacks.testing.captured import CapturedTraces, tree
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,22 @@ def test_all_is_in_the_order_in_which_traces_began(dspy_traces):
     for number in range(5):
         Program()(question=f"{number}")
     assert [trace.data.request for trace in dspy_traces.all()] == [f'{{"question":"{n}"}}' for n in range(5)]
+
+
+def test_many_threads_store_at_once(dspy_traces):
+    """A trace of each of 32 threads that end their programs at the same time is stored."""
+    program, start = Program(), threading.Barrier(32)
+
+    def work():
+        start.wait(timeout=60)
+        program(question="why?")
+
+    threads = [threading.Thread(target=contextvars.copy_context().run, args=[work]) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [tree(trace) for trace in dspy_traces.all()] == [[program_tree()]] * 32
 
 
 @pytest.mark.parametrize(
