@@ -13,7 +13,8 @@ from mlflow.entities.trace_location import MlflowExperimentLocation
 from opentelemetry import trace as otel
 from programs import Program, answering, predict_tree, program_tree
 
-from dspy_mlflow_callbacks import CallKind, MlflowCallback, mlflow_internals
+from dspy_mlflow_callbacks import CallKind, MlflowCallback
+from dspy_mlflow_callbacks.mlflow_internals import live_spans
 
 # What `session_id=` and `user=` set, which MLflow's functions take since 3.14.
 SESSION = {"mlflow.trace.session": "session", "mlflow.trace.user": "user"}
@@ -331,7 +332,7 @@ def test_the_users_span_processors_see_each_span(dspy_traces):
 @pytest.mark.parametrize(("in_the_client", "cost"), [(True, pytest.approx(50 * 0.15e-6 + 50 * 0.6e-6)), (False, None)])
 def test_lm_spans_are_priced_where_the_store_does_not(dspy_traces, monkeypatch, in_the_client, cost):
     """Where MLflow wants cost from the client (Databricks, SageMaker), an LM span has MLflow's price as it ends."""
-    monkeypatch.setattr(mlflow_internals, "should_compute_cost_client_side", lambda: in_the_client)
+    monkeypatch.setattr(live_spans, "should_compute_cost_client_side", lambda: in_the_client)
     costs = []
 
     def note(span):

@@ -1,0 +1,55 @@
+"""MLflow's active runs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import mlflow
+from mlflow.tracking import fluent
+
+CARRIED_RUN: ContextVar[Any] = ContextVar("dspy_mlflow_callbacks_run", default=None)
+
+
+def calling_run() -> Any:
+    """Return the MLflow run that is active in this thread, or in the thread that handed DSPy this work.
+
+    MLflow itself takes the newest run of any thread, and mixes up runs that are open side by side.
+    """
+    return mlflow.active_run() or CARRIED_RUN.get()
+
+
+@contextmanager
+def as_active_run(run: Any) -> Iterator[None]:
+    """Make *run* this thread's active run: somebody may have left another one open, or it is another thread's."""
+    stack = fluent._active_run_stack.get()
+    before = list(stack)
+    stack.append(run)
+    try:
+        yield
+    finally:
+        stack[:] = before
+
+
+def end_run(run: Any, status: str) -> None:
+    """End *run*, which this thread may have open; runs that somebody left open inside it stay open.
+
+    Args:
+        run: What `mlflow.start_run` returned.
+        status: `FINISHED` or `FAILED`.
+    """
+    stack = fluent._active_run_stack.get()
+    inside = [each for each in stack if each.info.run_id != run.info.run_id]
+    stack[:] = [run]
+    try:
+        mlflow.end_run(status)
+    finally:
+        stack[:] = inside
+
+
+def dspy_runs() -> Any:
+    """Return MLflow's module that says what runs of DSPy contain; it imports dspy."""
+    return importlib.import_module("mlflow.dspy.util")
