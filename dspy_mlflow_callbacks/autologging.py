@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-def autolog(  # noqa: PLR0917  (the first seven are the arguments of `mlflow.dspy.autolog`)
+# The first seven are the arguments of `mlflow.dspy.autolog`, which takes them by position too: PLR0917, FBT.
+def autolog(  # noqa: PLR0917
     log_traces: bool = True,  # noqa: FBT001, FBT002
     log_traces_from_compile: bool = False,  # noqa: FBT001, FBT002
     log_traces_from_eval: bool = True,  # noqa: FBT001, FBT002

@@ -14,7 +14,7 @@ from typing import Any
 
 import dspy
 
-from dspy_mlflow_callbacks.dspy_internals import _wrap, active_call_id
+from dspy_mlflow_callbacks.dspy_internals import active_call_id, wrap
 
 try:
     from dspy.clients import costs, execution, typesafe
@@ -82,7 +82,7 @@ def install() -> None:
     """
     for owner, name, wrapper_of in _PLACES:
         if hasattr(owner, name):
-            _wrap(owner, name, wrapper_of)
+            wrap(owner, name, wrapper_of)
 
 
 def _native_input_cost(answer: Any) -> float:

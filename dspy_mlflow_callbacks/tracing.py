@@ -82,56 +82,76 @@ class Tracing:
         """
         if self._open_spans.get(call_id) is not None:
             return False  # this callback stands in two places, or another one of ours has the call
-        parent_call_id = dspy_internals.active_call_id()
-        parent = self._open_spans.get(parent_call_id) or self._dropped_further_up(parent_call_id)
-        outside = None
-        if parent is not None and parent.start is None:
-            if not ((governs or parent.is_suppressed) and self._begins_again(parent, governs=governs)):
-                self._open_spans.stand_for(call_id, parent)
-                return not parent.is_suppressed
-            # What a middleware dropped is left behind already: `unmute`.
-            outside = self._engine.around(parent.span) if parent.is_suppressed else None
-            parent = parent.around
+        around = self._enclosing()
+        if around is not None and around.is_dropped and not self._begins_again(around, governs=governs):
+            self._open_spans.stand_for(call_id, around)
+            return not around.is_suppressed
+        parent, above = self._place(around)
         if parent is not None and _repeats(kind, instance, parent):
             self._open_spans.stand_for(call_id, parent)
             return False
-        above = parent.span if parent is not None else outside
         if self._engine.is_suppressed():
             self._hold_dropped(call_id, self._engine.mute(above, call_id), is_suppressed=True)
             return False
         is_sampled = self._decision(parent, above)
-        root_call_id = parent.start.root_call_id if parent is not None and parent.start is not None else call_id
-        if is_sampled is False or (is_sampled is None and self.chain.drops(root_call_id)):
+        if is_sampled is False or (is_sampled is None and self.chain.drops(_root_call_id(call_id, parent))):
             muted = self._engine.mute(above, call_id)
             self._hold_dropped(call_id, muted, is_final=is_sampled is False, around=parent)
             return True
         try:
-            enclosing = parent.start if parent is not None else None
-            is_entry = parent is None or parent.owner is not self or _is_hidden_entry(enclosing)
-            scope = self._engine.scope() if is_entry else None
-            call = CallStart(
-                kind=kind,
-                call_id=call_id,
-                parent=enclosing,
-                parent_call_id=parent_call_id,
-                root_call_id=root_call_id,
-                instance=instance,
-                inputs=inputs,
-                name=name_of(kind, instance, inputs, enclosing),
-                is_entry=is_entry,
-                is_sampled=is_sampled,
-                settings=dspy_internals.settings,
-                scope=scope,
-                tags=EMPTY if scope is None or above is not None else scope.tags,
-                metadata=EMPTY if scope is None or above is not None else scope.metadata,
-                watch=LMWatch(call_id) if kind is CallKind.LM else None,
-                locator=self._engine.experiment,
-            )
+            call = self._call(kind, call_id, instance, inputs, parent=parent, above=above, is_sampled=is_sampled)
             return self._begin(call, parent, above)
         except BaseException:
             if parent is not None and call_id not in self._open_spans:
                 self._open_spans.add(call_id, parent)  # what runs below nests where the lost span would have stood
             raise
+
+    def _call(
+        self,
+        kind: CallKind,
+        call_id: str,
+        instance: Any,
+        inputs: dict[str, Any],
+        *,
+        parent: OpenCall | None,
+        above: Any,
+        is_sampled: bool | None,
+    ) -> CallStart:
+        enclosing = parent.start if parent is not None else None
+        is_entry = parent is None or parent.owner is not self or _is_hidden_entry(enclosing)
+        scope = self._engine.scope() if is_entry else None
+        trace_scope = scope if above is None else None  # a trace that somebody else began has its own
+        return CallStart(
+            kind=kind,
+            call_id=call_id,
+            parent=enclosing,
+            parent_call_id=dspy_internals.active_call_id(),
+            root_call_id=_root_call_id(call_id, parent),
+            instance=instance,
+            inputs=inputs,
+            name=name_of(kind, instance, inputs, enclosing),
+            is_entry=is_entry,
+            is_sampled=is_sampled,
+            settings=dspy_internals.settings,
+            scope=scope,
+            tags=EMPTY if trace_scope is None else trace_scope.tags,
+            metadata=EMPTY if trace_scope is None else trace_scope.metadata,
+            watch=LMWatch(call_id) if kind is CallKind.LM else None,
+            locator=self._engine.experiment,
+        )
+
+    def _place(self, around: OpenCall | None) -> tuple[OpenCall | None, Any]:
+        """Return the open call that a new one nests in, and the engine's span above it; None leaves that to MLflow.
+
+        Args:
+            around: The call that encloses it; where that one is dropped, the new call begins again.
+        """
+        if around is None or not around.is_dropped:
+            return around, None if around is None else around.span
+        if around.around is not None:
+            return around.around, around.around.span
+        # What a middleware dropped is left behind already: `unmute`.
+        return None, self._engine.around(around.span) if around.is_suppressed else None
 
     def _decision(self, parent: OpenCall | None, above: Any) -> bool | None:
         """Return what was decided for the trace before this call; None where this call decides."""
@@ -143,8 +163,7 @@ class Tracing:
 
     def unmute(self) -> Callable[[], None] | None:
         """Take what begins here out of what another callback's middleware dropped, and return what undoes it."""
-        parent_call_id = dspy_internals.active_call_id()
-        dropped = self._open_spans.get(parent_call_id) or self._dropped_further_up(parent_call_id)
+        dropped = self._enclosing()
         if dropped is None or not dropped.is_dropped or not self._begins_again(dropped, governs=True):
             return None
         return None if dropped.is_suppressed else self._engine.unmute(dropped.span)
@@ -206,9 +225,15 @@ class Tracing:
         self._open_spans.add(call.call_id, held)
         self._note_adapter(call, parent)
 
-    def _dropped_further_up(self, parent_call_id: str | None) -> OpenCall | None:
-        """Return the dropped call around one whose parent is of a kind that nobody records."""
-        return None if parent_call_id is None else self._open_spans.get(self._engine.muted_call_id())
+    def _enclosing(self) -> OpenCall | None:
+        """Return the open call around one that starts here.
+
+        Where its parent is of a kind that nobody records, that is the dropped call further up, if there is one.
+        """
+        parent_call_id = dspy_internals.active_call_id()
+        if parent_call_id is None:
+            return None
+        return self._open_spans.get(parent_call_id) or self._open_spans.get(self._engine.muted_call_id())
 
     def _begins_again(self, dropped: OpenCall, *, governs: bool) -> bool:
         """Return whether a call is recorded although one that encloses it is not."""
@@ -265,6 +290,10 @@ def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:
     """Return whether an adapter's method calls its own base class's: DSPy then emits the event twice."""
     start = parent.start
     return kind in _ADAPTER_KINDS and start is not None and start.kind is kind and start.instance is instance
+
+
+def _root_call_id(call_id: str, parent: OpenCall | None) -> str:
+    return call_id if parent is None or parent.start is None else parent.start.root_call_id
 
 
 def _is_hidden_entry(call: CallStart | None) -> bool:

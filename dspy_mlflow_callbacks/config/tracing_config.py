@@ -44,10 +44,6 @@ ENGINES = ("auto", "native")
 MAX_NAME_CHARACTERS = 500
 """The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
 
-_TEXTS = "a JSON object of texts, or `name=value,name=value`; in code also callables for values"
-_TEXT = "a text of at most 250 characters; in code also a callable that is given the call where a trace begins"
-_LIST = "texts with commas between them, or a JSON list"
-
 Text = str | Callable[[CallStart], "str | None"]
 
 
@@ -82,6 +78,21 @@ class TracingOptions(TypedDict, total=False):
 
 def _switch(doc: str) -> Any:
     return option(default=True, doc=doc, allowed="true or false", read=environment.as_bool, check=true_or_false)
+
+
+def _text(doc: str, check: Callable[[Any], Any]) -> Any:
+    allowed = "a text of at most 250 characters; in code also a callable that is given the call where a trace begins"
+    return option(None, doc, allowed=allowed, read=str, check=check)
+
+
+def _texts(doc: str, check: Callable[[Any], Any]) -> Any:
+    allowed = "a JSON object of texts, or `name=value,name=value`; in code also callables for values"
+    return option(EMPTY, doc, allowed=allowed, read=environment.as_mapping, check=check, is_hashable=False)
+
+
+def _list(doc: str, check: Callable[[Any], Any]) -> Any:
+    allowed = "texts with commas between them, or a JSON list"
+    return option((), doc, allowed=allowed, read=environment.as_list, check=check)
 
 
 @attrs.frozen(kw_only=True, init=False)
@@ -127,35 +138,21 @@ class TracingConfig:
         read=environment.as_json,
         check=lambda value: RuleSampler(value).rules,
     )
-    tags: Mapping[str, Text] = option(
-        EMPTY,
+    tags: Mapping[str, Text] = _texts(
         "Tags of every trace.",
-        allowed=_TEXTS,
-        read=environment.as_mapping,
-        check=lambda value: TagInjector(value).tags,
-        is_hashable=False,
+        lambda value: TagInjector(value).tags,
     )
-    metadata: Mapping[str, Text] = option(
-        EMPTY,
+    metadata: Mapping[str, Text] = _texts(
         "Metadata of every trace, which cannot be changed later.",
-        allowed=_TEXTS,
-        read=environment.as_mapping,
-        check=lambda value: TagInjector(metadata=value).metadata,
-        is_hashable=False,
+        lambda value: TagInjector(metadata=value).metadata,
     )
-    session_id: Text | None = option(
-        None,
+    session_id: Text | None = _text(
         "The session (conversation) of every trace.",
-        allowed=_TEXT,
-        read=str,
-        check=lambda value: TagInjector(session_id=value).session_id,
+        lambda value: TagInjector(session_id=value).session_id,
     )
-    user: Text | None = option(
-        None,
+    user: Text | None = _text(
         "The user of every trace.",
-        allowed=_TEXT,
-        read=str,
-        check=lambda value: TagInjector(user=value).user,
+        lambda value: TagInjector(user=value).user,
     )
     level: str = option(
         "debug",
@@ -172,20 +169,14 @@ class TracingConfig:
         read=environment.as_list,
         check=lambda value: KindFilter(value).include,
     )
-    include: tuple[str, ...] = option(
-        (),
+    include: tuple[str, ...] = _list(
         "Globs over span names: calls that match are recorded with everything below them, and nothing around them; "
         "empty is all.",
-        allowed=_LIST,
-        read=environment.as_list,
-        check=lambda value: NameFilter(include=value).include,
+        lambda value: NameFilter(include=value).include,
     )
-    exclude: tuple[str, ...] = option(
-        (),
+    exclude: tuple[str, ...] = _list(
         "Globs over span names: calls that match are left out with everything below them.",
-        allowed=_LIST,
-        read=environment.as_list,
-        check=lambda value: NameFilter(exclude=value).exclude,
+        lambda value: NameFilter(exclude=value).exclude,
     )
     capture_inputs: bool = _switch("Whether the arguments of calls are recorded.")
     capture_outputs: bool = _switch("Whether what calls return is recorded.")
@@ -200,12 +191,9 @@ class TracingConfig:
         check=optional(lambda value: PayloadLimit(value).max_chars),
     )
     redact: bool = _switch("Whether secrets are taken out of everything that is stored.")
-    redact_keys: tuple[str, ...] = option(
-        (),
+    redact_keys: tuple[str, ...] = _list(
         "Globs of further names under which secrets stand.",
-        allowed=_LIST,
-        read=environment.as_list,
-        check=lambda value: Redactor(keys=value).keys,
+        lambda value: Redactor(keys=value).keys,
     )
     redact_patterns: tuple[str, ...] = option(
         (),
@@ -214,12 +202,9 @@ class TracingConfig:
         read=environment.as_expressions,
         check=lambda value: Redactor(patterns=value).patterns,
     )
-    redact_fields: tuple[str, ...] = option(
-        (),
+    redact_fields: tuple[str, ...] = _list(
         "Signature fields whose values are not stored.",
-        allowed=_LIST,
-        read=environment.as_list,
-        check=lambda value: Redactor(fields=value).fields,
+        lambda value: Redactor(fields=value).fields,
     )
     evaluate: bool = _switch("Whether `dspy.Evaluate` is recorded, with what it runs.")
     compile: bool = _switch("Whether optimizers are recorded, with what they run.")

@@ -59,6 +59,6 @@ def _pass_over(callback: Any, kind: str, takes: Callable[[str, Any], bool], pass
             # of a program alone. Here the program's call is in the evaluation's trace, or, dropped, in none.
             _LAST_ACTIVE_TRACE_ID_THREAD_LOCAL.set(trace_id)
 
-    on_start._passes_over = True  # type: ignore[attr-defined]
+    on_start._passes_over = True  # type: ignore[attr-defined]  # a mark on a function
     setattr(callback, start, on_start)
     setattr(callback, end, on_end)

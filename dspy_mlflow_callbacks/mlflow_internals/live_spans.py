@@ -58,7 +58,7 @@ def end_span(span: Any, *, is_priced: bool) -> None:
 def default_level(span_type: str) -> str | None:
     """Return MLflow's log level for spans of this type as JSON; None before MLflow 3.13, which has no levels."""
     try:
-        from mlflow.tracing.utils.default_log_level import default_log_level_for_span_type  # noqa: PLC0415
+        from mlflow.tracing.utils.default_log_level import default_log_level_for_span_type  # noqa: PLC0415  (not there before)
     except ImportError:  # pragma: no cover  (mlflow < 3.13: `make test-oldest`)
         return None
     return str(int(default_log_level_for_span_type(span_type)))
