@@ -50,7 +50,8 @@ def autolog(  # noqa: PLR0917
         log_compiles: Whether each compile is logged as an MLflow run: arguments, datasets, and the program that comes
             out as `best_model.json`. A compile inside a compile is a part of it.
         log_evals: Whether each evaluation is logged as an MLflow run, below its compile's if there is one: program,
-            score and a table of results.
+            score and a table of results, of which `capture_inputs=False` leaves out the examples (and the datasets of
+            compiles), `capture_outputs=False` the predictions.
         disable: Whether all of this ends, and everything is put back. The other arguments are not looked at then.
         silent: Whether this package logs nothing.
         middleware: See `MlflowCallback`.
@@ -92,7 +93,8 @@ class AutologCallback(MlflowCallback):
     def run_logger(self, *, log_compiles: bool, log_evals: bool) -> RunLogger:
         """Return the callback that logs runs with the same options."""
         own, config = self._own_payload_steps, self.config
-        contents = RunContents(PayloadSteps(config.payload_steps() if own is None else own))
+        steps = PayloadSteps(config.payload_steps() if own is None else own)
+        contents = RunContents(steps, inputs=config.capture_inputs, outputs=config.capture_outputs)
         return RunLogger(contents, log_compiles=log_compiles, log_evals=log_evals, experiment=config.experiment)
 
 

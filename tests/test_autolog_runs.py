@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import cloudpickle
@@ -17,6 +16,7 @@ import pytest
 from offline_lm import OfflineLM
 from runs_side_by_side import bootstrap_few_shot, copro, described, evaluate, program
 from test_evaluate import DEVSET, exact
+from threads import at_once
 
 from dspy_mlflow_callbacks import MlflowCallback, Redactor, TracingConfig, autolog
 
@@ -110,6 +110,31 @@ def test_what_is_logged(traces, arguments, names):
     assert [name for name, *_ in runs(traces)] == names
 
 
+@pytest.mark.parametrize(
+    ("arguments", "columns"),
+    [
+        ({"capture_inputs": False}, ["score", "pred_reasoning", "pred_answer"]),
+        ({"capture_outputs": False}, ["score", "example_question", "example_answer"]),
+        ({"capture_inputs": False, "capture_outputs": False}, ["score"]),
+    ],
+)
+def test_content_that_is_not_captured_is_not_in_tables(traces, arguments, columns):
+    """With `capture_inputs=False` no example is logged, with `capture_outputs=False` no prediction; scores are."""
+    autolog(log_evals=True, **arguments)
+    evaluate()
+    (run,) = described_in(traces)
+    assert run["artifacts"]["result_table.json"]["columns"] == columns
+    assert run["metrics"]["eval"]
+
+
+def test_no_dataset_is_logged_where_inputs_are_not_captured(traces):
+    """With `capture_inputs=False` a compile's run has the program that came out, and no dataset."""
+    autolog(log_compiles=True, capture_inputs=False)
+    bootstrap_few_shot()
+    (run,) = described_in(traces)
+    assert [name for name in run["artifacts"] if name.endswith(".json")] == ["best_model.json"]
+
+
 def test_a_trace_belongs_to_its_evaluations_run(traces):
     """The trace of an evaluation is linked to the evaluation's run."""
     autolog(log_evals=True)
@@ -159,25 +184,14 @@ def test_predictions_without_fields_are_in_the_table(traces):
 
 def test_compiles_in_two_threads_do_not_mix(traces):
     """Two threads that compile at the same time have a run each, with their own evaluations below it."""
-    both = threading.Barrier(2, timeout=60)
-
-    def together(example, prediction, trace=None):
-        return exact(example, prediction)
+    autolog(log_compiles=True, log_evals=True)
 
     def compile_one():
-        both.wait()
         with dspy.context(lm=OfflineLM()):
-            for _ in range(2):
-                both.wait()
-                optimizer = dspy.COPRO(metric=together, breadth=2, depth=1)
-                optimizer.compile(program(), trainset=DEVSET, eval_kwargs={"num_threads": 2})
+            copro()
 
-    autolog(log_compiles=True, log_evals=True)
-    threads = [threading.Thread(target=compile_one) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for _ in range(2):
+        at_once(compile_one, compile_one)
     logged = runs(traces)
     assert {status for _, status, _ in logged} == {"FINISHED"}
     compiles = [number for number, (name, *_) in enumerate(logged) if name == "made up"]

@@ -28,10 +28,14 @@ class RunContents:
 
     Args:
         payload_steps: What runs on everything that is logged. `PayloadLimit` does not: it is about spans.
+        inputs: Whether examples are logged, the arguments of what is compiled and evaluated.
+        outputs: Whether predictions are logged.
     """
 
-    def __init__(self, payload_steps: PayloadSteps) -> None:
+    def __init__(self, payload_steps: PayloadSteps, *, inputs: bool, outputs: bool) -> None:
         self._steps = PayloadSteps(step for step in payload_steps.steps if not isinstance(step, PayloadLimit))
+        self._inputs = inputs
+        self._outputs = outputs
         self._warn = WarnOnce()
 
     def attempt(self, log: Callable[..., None], *args: Any) -> None:
@@ -83,15 +87,16 @@ class RunContents:
 
     def dataset(self, examples: Iterable[Any], file_name: str) -> None:
         """Log examples as a table, a column for each field."""
-        self._table([dict(example.items()) for example in examples], file_name)
+        if self._inputs:
+            self._table([dict(example.items()) for example in examples], file_name)
 
     def results(self, results: Iterable[tuple[Any, Any, Any]]) -> None:
         """Log an evaluation's examples, predictions and scores as a table."""
         rows = [
             {
                 "score": score,
-                **{f"example_{name}": value for name, value in example.items()},
-                **{f"pred_{name}": value for name, value in _fields(prediction)},
+                **{f"example_{name}": value for name, value in example.items() if self._inputs},
+                **{f"pred_{name}": value for name, value in _fields(prediction) if self._outputs},
             }
             for example, prediction, score in results
         ]
