@@ -122,44 +122,32 @@ def bare_mlflow_spans(folder):
     return store
 
 
-def ours(folder):
+def ours(folder, **options):
     from dspy_mlflow_callbacks import MlflowCallback
 
     store = new_store(folder)
-    with_callbacks(MlflowCallback())
+    with_callbacks(MlflowCallback(**options))
     return store
 
 
 def ours_with_middleware(folder):
-    from dspy_mlflow_callbacks import MlflowCallback, RatioSampler, TagInjector
+    from dspy_mlflow_callbacks import RatioSampler, TagInjector
 
-    store = new_store(folder)
-    with_callbacks(MlflowCallback(middleware=[RatioSampler(1.0), TagInjector({"team": "search"})]))
-    return store
+    return ours(folder, middleware=[RatioSampler(1.0), TagInjector({"team": "search"})])
 
 
 def ours_with_little(folder):
-    from dspy_mlflow_callbacks import MlflowCallback
-
-    store = new_store(folder)
-    with_callbacks(MlflowCallback(level="info", capture_messages=False))
-    return store
+    return ours(folder, level="info", capture_messages=False)
 
 
 def ours_without_redaction(folder):
-    from dspy_mlflow_callbacks import MlflowCallback
-
-    store = new_store(folder)
-    with_callbacks(MlflowCallback(redact=False))
-    return store
+    return ours(folder, redact=False)
 
 
 def ours_sampled_out(folder):
-    from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
+    from dspy_mlflow_callbacks import RatioSampler
 
-    store = new_store(folder)
-    with_callbacks(MlflowCallback(middleware=[RatioSampler(0.0)]))
-    return store
+    return ours(folder, middleware=[RatioSampler(0.0)])
 
 
 def mlflow_autolog(folder):

@@ -6,7 +6,6 @@ The argument is the call that switches it on.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import uuid
 
@@ -14,24 +13,12 @@ import dspy
 import mlflow
 import peer_programs
 from offline_lm import OfflineLM
+from warned import Warnings
 
 from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks.testing.captured import CapturedTraces, tree
 
-
-class Said(logging.Handler):
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.messages = []
-
-    def emit(self, record):
-        self.messages.append(record.getMessage())
-
-
-said = Said()
-for name in ("dspy_mlflow_callbacks", "dspy.utils.callback"):
-    logging.getLogger(name).addHandler(said)
-
+warnings = Warnings().listen()
 experiment = mlflow.set_experiment(uuid.uuid4().hex)
 dspy.configure(lm=OfflineLM(answer="42"))
 exec(sys.argv[1], {"mlflow": mlflow})
@@ -41,4 +28,4 @@ peer_programs.call()
 peer_programs.call_in_threads()
 
 traces = CapturedTraces(experiment.experiment_id).all()
-sys.stdout.write(json.dumps({"traces": [tree(trace) for trace in traces], "warnings": said.messages}))
+sys.stdout.write(json.dumps({"traces": [tree(trace) for trace in traces], "warnings": warnings.messages}))

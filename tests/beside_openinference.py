@@ -7,7 +7,6 @@ joins it when it opens its first span.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import uuid
 
@@ -21,6 +20,7 @@ from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from warned import Warnings
 
 from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks.testing.captured import CapturedTraces, tree
@@ -30,12 +30,6 @@ experiment = mlflow.set_experiment(uuid.uuid4().hex)
 ours = MlflowCallback()
 exporter = InMemorySpanExporter()
 left = []
-warnings = []
-
-
-class Said(logging.Handler):
-    def emit(self, record):
-        warnings.append(record.getMessage())
 
 
 def provider():
@@ -76,9 +70,7 @@ def openinference_tree(spans, parent_id):
     )
 
 
-for name in ("dspy_mlflow_callbacks", "dspy.utils.callback"):
-    logging.getLogger(name).addHandler(Said(logging.WARNING))
-
+warnings = Warnings().listen()
 said = {}
 tracer_provider = provider()
 if mode == "MLflow's provider from the start":
@@ -91,4 +83,4 @@ else:
     said["both"] = run([ours])
 if ours.stats().open:
     left.append("open calls")
-sys.stdout.write(json.dumps({**said, "warnings": warnings, "left": left}))
+sys.stdout.write(json.dumps({**said, "warnings": warnings.messages, "left": left}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 
@@ -18,6 +17,8 @@ os.environ["DO_NOT_TRACK"] = "true"
 import dspy
 import pytest
 from dspy.dsp.utils.settings import thread_local_overrides
+from openai_server import OpenAIServer
+from warned import Warnings
 
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
@@ -26,21 +27,6 @@ from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 for _variable in [name for name in os.environ if name.startswith("DSPY_MLFLOW_")]:
     del os.environ[_variable]
 
-WATCHED_LOGGERS = ("dspy.utils.callback", "dspy_mlflow_callbacks")
-
-
-class _Warnings(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    @property
-    def messages(self) -> list[str]:
-        return [record.getMessage() for record in self.records]
-
 
 @pytest.fixture(autouse=True)
 def warned(request):
@@ -48,15 +34,11 @@ def warned(request):
 
     A test marked so reads the warnings here.
     """
-    handler = _Warnings()
-    loggers = [logging.getLogger(name) for name in WATCHED_LOGGERS]
-    for logger in loggers:
-        logger.addHandler(handler)
-    yield handler
-    for logger in loggers:
-        logger.removeHandler(handler)
+    warnings = Warnings().listen()
+    yield warnings
+    warnings.leave()
     if not request.node.get_closest_marker("warns"):
-        assert handler.messages == []
+        assert warnings.messages == []
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +47,25 @@ def _settings():
     dspy.cache.reset_memory_cache()
     with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
         yield
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Let files that MLflow writes where the process is, such as `./mlruns`, lie in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def openai_server(httpserver):
+    """Return a server of OpenAI's chat completions, text completions and responses on a free port."""
+    return OpenAIServer(httpserver)
+
+
+@pytest.fixture
+def nothing_open():
+    """Fail a test that leaves a call open."""
+    yield
+    assert len(OPEN_SPANS) == 0
 
 
 @pytest.fixture

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from programs import predict_tree
 
+FORMAT, LM, PARSE = [
+    (name, span_type, "OK", [])
+    for name, span_type in (("ChatAdapter.format", "PARSER"), ("dummy", "CHAT_MODEL"), ("ChatAdapter.parse", "PARSER"))
+]
+"""What a Predict on a `DummyLM` calls."""
+
 
 def ok(name: str, span_type: str, *children):
     """Return a span that went well, with *children* below it."""
     return (name, span_type, "OK", list(children))
+
+
+def bare(name: str, *children):
+    """Return a module's span that went well, with *children* below it and nothing else."""
+    return ok(name, "CHAIN", *children)
 
 
 def failed(name: str, span_type: str, *children):

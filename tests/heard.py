@@ -25,6 +25,11 @@ class Heard(BaseCallback):
         self.starts = {}
 
     @property
+    def roots(self):
+        """Return the ids of the calls that no other encloses, as they began."""
+        return [call_id for call_id, (_, _, parent_call_id) in self.starts.items() if parent_call_id is None]
+
+    @property
     def kinds(self):
         """Return how many calls of each kind there were; a method that calls the same of its base class is one."""
         return Counter(

@@ -1,4 +1,4 @@
-"""An LM that answers any signature from its prompt alone, so that optimizers and agents run offline."""
+"""LMs that answer without a network: one any signature from its prompt alone, one with texts that it was given."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ class OfflineLM(DummyLM):
             return ""
         answer = self.fields.get(name, f"some {name}")
         return answer(prompt) if callable(answer) else answer
+
+
+class Raw(DummyLM):
+    """An LM that answers with *texts* as they are, one after the other."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__([], follow_examples=True)
+        self.texts = list(texts)
+
+    def _use_example(self, messages: list[dict[str, Any]]) -> str:
+        return self.texts.pop(0)
 
 
 def _text(message: dict[str, Any]) -> str:

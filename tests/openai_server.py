@@ -60,12 +60,6 @@ class OpenAIServer:
         return Response(json.dumps(answer), content_type="application/json")
 
 
-@pytest.fixture
-def openai_server(httpserver):
-    """Return a server of OpenAI's chat completions, text completions and responses on a free port."""
-    return OpenAIServer(httpserver)
-
-
 def backends(test):
     """Run *test* on each of DSPy's backends."""
     return pytest.mark.parametrize("backend", BACKENDS)(test)

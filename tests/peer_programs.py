@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import dspy
+import pytest
 from offline_lm import OfflineLM
 from programs import Program
 
@@ -44,7 +44,7 @@ def call_in_tasks():
 
 
 def fail():
-    with suppress(ValueError):
+    with pytest.raises(ValueError, match="why"):
         Failing()(question="why?")
 
 

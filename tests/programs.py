@@ -25,6 +25,46 @@ class Program(dspy.Module):
         return await self.generate.acall(question=question)
 
 
+class Echo(dspy.Module):
+    """Answers with its question: a trace of one span."""
+
+    def forward(self, question: str = "why?") -> str:
+        return question
+
+
+class Calling(dspy.Module):
+    """Calls another module, or a function."""
+
+    def __init__(self, inner) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self):
+        return self.inner()
+
+
+class Runs(dspy.Module):
+    """Gives what it is given to the function that it was made with."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, given=None):
+        return self.function(given)
+
+
+PROGRAM_SPANS = [
+    "Program",
+    "Program.generate",
+    "Program.generate.predict",
+    "ChatAdapter.format",
+    "dummy",
+    "ChatAdapter.parse",
+]
+"""The names of the spans of one call of `Program`, as they begin."""
+
+
 def predict_tree(name: str = "Predict", lm: str = "dummy"):
     """Return the tree of one call of a Predict that went well."""
     steps = [("ChatAdapter.format", "PARSER"), (lm, "CHAT_MODEL"), ("ChatAdapter.parse", "PARSER")]

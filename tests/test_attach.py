@@ -17,6 +17,7 @@ from expected import chain_of_thought
 from heard import Heard
 from offline_lm import OfflineLM
 from programs import Program, program_tree
+from threads import at_once
 
 from dspy_mlflow_callbacks import LMCallback, MlflowCallback, attach, detach
 from dspy_mlflow_callbacks.describe.signatures import program_fingerprint
@@ -175,6 +176,7 @@ def simba(student):
 
 
 def needs(name):
+    """Return the mark of an optimizer for which DSPy imports a package that it does not bring."""
     return pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"the optimizer needs {name}")
 
 
@@ -272,19 +274,13 @@ def test_one_program_in_many_threads(dspy_traces, callbacks):
     """One attached program that 16 threads call at once is one whole trace for each call, in its caller's settings."""
     callback = MlflowCallback()
     program = attach(Program(), callback)
-    start = threading.Barrier(16)
 
     def work():
         with dspy.context(lm=OfflineLM(), callbacks=callbacks):
-            start.wait(timeout=60)
             program(question="why?")
-            assert dspy.settings.callbacks == callbacks
+            return dspy.settings.callbacks
 
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert at_once(*[work] * 16) == [callbacks] * 16
     assert [tree(trace) for trace in dspy_traces.all()] == [[program_tree()]] * 16
     assert (callback.stats().started, callback.stats().ended) == (96, 96)
 

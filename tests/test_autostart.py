@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -60,8 +61,8 @@ def store(dspy_traces):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """Return a function that makes a Python with everything but this package, which is installed as it says."""
-    return lambda install: _python(tmp_path_factory.mktemp(install), install)
+    """Return a function that makes a Python with everything but this package, which is installed as it says, once."""
+    return functools.cache(lambda install: _python(tmp_path_factory.mktemp(install), install))
 
 
 def _python(folder, install):
@@ -88,11 +89,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(("install", "command", "variables"), WAYS.values(), ids=WAYS)
-def test_a_program_that_does_not_mention_this_package_is_traced(  # noqa: PLR0917
-    dspy_traces, store, tmp_path, python, install, command, variables
-):
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_program_that_does_not_mention_this_package_is_traced(dspy_traces, store, tmp_path, python, way):
     """A program is traced as it is, also where it configures DSPy's callbacks itself; its output stays the same."""
+    install, command, variables = way
     (tmp_path / "app.py").write_text(APP)
     done = run([python(install), *command, "app.py"], tmp_path, **store, **variables)
     assert (done.returncode, done.stdout) == (0, PRINTED), done.stderr

@@ -61,7 +61,8 @@ def finish(store):
     store.may_answer.set()
     for thread in threading.enumerate():
         if thread.name == "dspy-mlflow-store" and thread not in store.threads_before:
-            thread.join()
+            thread.join(timeout=60)
+            assert not thread.is_alive()
 
 
 def test_what_is_found_is_returned(store, clock):
@@ -111,9 +112,10 @@ def test_a_store_that_does_not_answer_is_waited_for_once(store, clock):
 
 def test_another_store_is_another_search(store, clock):
     """A failure of one store is not that of another."""
-    search, store.answer = Search(60.0, clock=clock), ValueError("wrong")
+    search, store.answer = Search(60.0, again=1.0, clock=clock), ValueError("wrong")
     assert fails(search, store) is ValueError
     store.answer = "found"
+    assert (fails(search, store), store.asked) == (ValueError, 1)
     assert (search("another", store), store.asked) == ("found", 2)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dspy
 import pytest
 from dspy.utils.callback import with_callbacks
-from dspy.utils.dummies import DummyLM
-from openai_server import chat, choice, error, openai_server, usage  # noqa: F401  (a fixture)
+from offline_lm import Raw
+from openai_server import chat, choice, error, usage
 from programs import Program, answering, program_tree
 from stored import stored_bytes
 
@@ -46,7 +46,7 @@ ALL = {"module": (True, True), "adapter_format": (True, True), "lm": (True, True
         ({"capture_messages": False}, {**dict.fromkeys(ALL, (False, False)), "module": (True, True)}),
         (NOTHING, dict.fromkeys(ALL, (False, False))),
     ],
-)  # fmt: skip
+)
 def test_what_each_option_leaves_out(dspy_traces, options, expected):
     """Messages go with the inputs where they are formatted, with the outputs where they are answered and parsed."""
     with captured_by(**options), dspy.context(lm=answering()):
@@ -61,16 +61,6 @@ class Interpreter:
     @with_callbacks
     def execute(self, code, variables=None):
         return f"{CONTENT} printed"
-
-
-class Fails(DummyLM):
-    """Answers what no adapter can parse."""
-
-    def __init__(self):
-        super().__init__([], follow_examples=True)
-
-    def _use_example(self, messages):
-        return f"{CONTENT} that cannot be parsed"
 
 
 class Quotes(dspy.Module):
@@ -120,7 +110,8 @@ def an_error_in_a_chain():
 
 
 def a_failed_parse():
-    with dspy.context(lm=Fails()), pytest.raises(dspy.utils.exceptions.AdapterParseError):
+    lm = Raw(*[f"{CONTENT} that cannot be parsed"] * 9)
+    with dspy.context(lm=lm), pytest.raises(dspy.utils.exceptions.AdapterParseError):
         dspy.Predict("question -> answer")(question=CONTENT)
 
 
@@ -154,7 +145,7 @@ def test_no_content_is_stored(dspy_traces, run):
     assert b"AAAAAAAAAAAAAAA" not in stored
 
 
-def test_what_is_kept(openai_server, dspy_traces):  # noqa: F811
+def test_what_is_kept(openai_server, dspy_traces):
     """With everything left out there are still times, tokens, cost, request parameters and status, also of retries."""
     openai_server.script(error(500, CONTENT), chat(choice(CONTENT), counts=usage(100, 20)))
     lm = openai_server.lm("litellm", temperature=0.5)

@@ -380,15 +380,6 @@ def test_the_options_order_the_chain():
     )
 
 
-def test_a_rule_sees_the_tags_of_the_options(dspy_traces):
-    """Tags are there before sampling rules ask for them."""
-    rules = [{"tags": {"team": "search"}, "ratio": 0}]
-    for team in ("search", "news"):
-        with dspy.context(lm=answering(), callbacks=[MlflowCallback(tags={"team": team}, sampling_rules=rules)]):
-            Program()(question="why?")
-    assert dspy_traces.one().info.tags["team"] == "news"
-
-
 @pytest.mark.parametrize(
     ("options", "steps"),
     [

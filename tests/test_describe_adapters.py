@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import dspy
 import pytest
-from dspy.utils.dummies import DummyLM
+from offline_lm import Raw
 from programs import answering
 
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
 
 JSON_ANSWER = '{"answer": "42"}'
-
-
-class Raw(DummyLM):
-    """An LM that answers with *texts* as they are, one after the other."""
-
-    def __init__(self, *texts):
-        super().__init__([], follow_examples=True)
-        self.texts = list(texts)
-
-    def _use_example(self, messages):
-        return self.texts.pop(0)
 
 
 def predict(lm, adapter=None):

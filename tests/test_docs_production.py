@@ -10,6 +10,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,14 +31,10 @@ from dspy_mlflow_callbacks import (
 )
 from dspy_mlflow_callbacks.testing.captured import tree
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 PAGE = Page("docs/production.md")
 SERVER = "http://mlflow.example:5000"
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    """Let files that MLflow writes beside its store lie in the test's own folder."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -357,7 +354,7 @@ def test_filters_by_name(run, dspy_traces):
 
 @pytest.fixture
 def two_traces(run, dspy_traces):
-    """Store two traces with an attachment each, and return them."""
+    """Store two traces with an attachment each, begun in different milliseconds, and return them."""
 
     class Takes(dspy.Module):
         def forward(self, data):
@@ -365,6 +362,7 @@ def two_traces(run, dspy_traces):
 
     for _ in range(2):
         Takes()(data=os.urandom(2000))
+        time.sleep(0.002)  # MLflow deletes by the millisecond in which a trace began
     return dspy_traces.all()
 
 

@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import litellm
 import mlflow
 import pytest
 from docs_blocks import Page, blocks_that_run
-from openai_server import backends, chat, choice, openai_server, stream
-from programs import Program, answering
+from openai_server import backends, chat, choice, stream
+from programs import PROGRAM_SPANS, Calling, Program, answering
 
 import dspy_mlflow_callbacks
 from dspy_mlflow_callbacks import (
@@ -35,22 +34,13 @@ from dspy_mlflow_callbacks import (
 )
 from dspy_mlflow_callbacks.testing.captured import tree
 
-__all__ = ["openai_server"]
-
 PAGE = Page("docs/troubleshooting.md")
 PACKAGE = Path(dspy_mlflow_callbacks.__file__).parent
 
 ANSWER = "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
 TOKENS = {"input_tokens": 100, "output_tokens": 20, "total_tokens": 120}
 
-# LiteLLM's models make pydantic warn when they are first used.
-pytestmark = pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    """Let files that MLflow writes beside its store lie in the test's own folder."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def traced(callback: MlflowCallback, program: dspy.Module | None = None) -> MlflowCallback:
@@ -116,24 +106,13 @@ def test_what_the_counts_mean(dspy_traces, callback, counted):
     assert counts(traced(callback())) == counted
 
 
-def test_a_stream_that_is_not_read_to_its_end_stays_open(dspy_traces):
-    """Calls of a stream that nobody reads on are open until it is closed."""
+def test_a_call_that_has_not_ended_is_open(dspy_traces):
+    """A call counts as open until it ends."""
     callback = MlflowCallback()
+    during = []
     dspy.configure(lm=answering(), callbacks=[callback])
-    release = threading.Event()
-
-    class Waits(dspy.Module):
-        def forward(self):
-            release.wait()
-
-    thread = threading.Thread(target=Waits())
-    thread.start()
-    while not callback.stats().started:
-        pass
-    assert counts(callback) == "started, open"
-    release.set()
-    thread.join()
-    assert counts(callback) == "started, ended"
+    Calling(lambda: during.append(counts(callback)))()
+    assert [*during, counts(callback)] == ["started, open", "started, ended"]
 
 
 # No traces
@@ -328,6 +307,9 @@ def test_a_process_that_ends_at_once(dspy_traces):
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "MLFLOW_EXPERIMENT_ID": dspy_traces.experiment_id,
         "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "true",
+        # So that MLflow's exporter is not faster than the process ends.
+        "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "3600000",
+        "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "1000",
     }
     with ThreadPoolExecutor() as pool:  # one waits for the other's disk, not for its processor
         ended = list(pool.map(lambda block: run_process(block, **store), (leaves, waits)))
@@ -343,8 +325,8 @@ def test_a_store_that_cannot_be_reached_and_another_store(dspy_traces, warned, m
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    mlflow.set_tracking_uri(uri)
-    traced(MlflowCallback())
+        mlflow.set_tracking_uri(uri)  # nothing listens there
+        traced(MlflowCallback())
     (warning,) = warned.messages
     assert warning.startswith(f"Traces are not stored in {uri}: ")
     mlflow.set_tracking_uri(store)
@@ -389,7 +371,6 @@ def _litellms_callbacks(monkeypatch):
 
 
 @pytest.mark.usefixtures("_litellms_callbacks")
-@pytest.mark.filterwarnings("ignore")
 def test_an_autolog_of_the_lms_client(openai_server, dspy_traces):
     """MLflow's autolog for the LM's client puts a second span inside the LM's, which counts no tokens twice."""
     openai_server.script(chat(choice(ANSWER)))
@@ -669,21 +650,13 @@ def test_which_options_are_set(capsys):
     assert capsys.readouterr().out == "MlflowCallback(level='info', evaluate=False) ['level', 'evaluate']\n"
 
 
-NAMES = [
-    "Program",
-    "Program.generate",
-    "Program.generate.predict",
-    "ChatAdapter.format",
-    "dummy",
-    "ChatAdapter.parse",
-]
 LEFT = {
-    '`level="info"`': ({"level": "info"}, [*NAMES[:3], "dummy"]),
+    '`level="info"`': ({"level": "info"}, [*PROGRAM_SPANS[:3], "dummy"]),
     '`level="warning"` and above': ({"level": "warning"}, []),
-    "`events=[...]`": ({"events": ["module"]}, NAMES[:3]),
-    "`include=[...]`": ({"include": ["*.predict"]}, NAMES[2:]),
-    "`exclude=[...]`": ({"exclude": ["*.predict"]}, NAMES[:2]),
-    "`evaluate=False`, `compile=False`": ({"evaluate": False, "compile": False}, NAMES),
+    "`events=[...]`": ({"events": ["module"]}, PROGRAM_SPANS[:3]),
+    "`include=[...]`": ({"include": ["*.predict"]}, PROGRAM_SPANS[2:]),
+    "`exclude=[...]`": ({"exclude": ["*.predict"]}, PROGRAM_SPANS[:2]),
+    "`evaluate=False`, `compile=False`": ({"evaluate": False, "compile": False}, PROGRAM_SPANS),
 }
 
 

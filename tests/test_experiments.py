@@ -15,30 +15,15 @@ import dspy
 import mlflow
 import pytest
 from mlflow.entities.trace_location import MlflowExperimentLocation
-from programs import Program, answering
+from programs import Calling, Echo, Program, answering
+from threads import at_once
 
 from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks.background import STORE_SECONDS
 from dspy_mlflow_callbacks.spans import experiments
 from dspy_mlflow_callbacks.spans.experiments import Experiment, ExperimentError, ExperimentNames
 
-
-class Echo(dspy.Module):
-    """A trace of one span."""
-
-    def forward(self, question="why?"):
-        return question
-
-
-class Calling(dspy.Module):
-    """Calls another module."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self):
-        return self.inner()
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def run(program=None, **options):
@@ -47,12 +32,6 @@ def run(program=None, **options):
     with dspy.context(lm=answering(), callbacks=[callback]):
         (program or Echo())()
     return callback
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    """Let what MLflow writes for experiments without an artifact location, `./mlruns`, be the test's own."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -185,15 +164,8 @@ def test_after_the_store_was_changed(client, name, tmp_path):
 
 def test_many_threads_make_one_experiment(client, name):
     """Callbacks that ask at once for an experiment that is not there all get the one that the first of them made."""
-    all_ask, threads = threading.Barrier(8), 8
-
-    def ask(_):
-        experiment = Experiment(name)
-        all_ask.wait(timeout=60)
-        return experiment.id()
-
-    with ThreadPoolExecutor(threads) as executor:
-        assert set(executor.map(ask, range(threads))) == {id_of(name)}
+    ids = at_once(*[Experiment(name).id for _ in range(8)])
+    assert set(ids) == {id_of(name)}
 
 
 def test_an_experiment_that_another_made_meanwhile_is_taken(client, name):
@@ -300,6 +272,7 @@ class SilentServer:
 
     def __init__(self):
         self.connections = []
+        self.has_connection = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -308,8 +281,9 @@ class SilentServer:
         while True:
             try:
                 self.connections.append(self._listener.accept())
-            except OSError:
+            except OSError:  # it is closed
                 return
+            self.has_connection.set()
 
     def close(self):
         if self._listener.fileno() != -1:
@@ -334,6 +308,7 @@ def test_a_server_that_does_not_answer_is_waited_for_once(dspy_traces, silent_se
     for _ in range(5):
         with pytest.raises(ExperimentError, match=f"has not opened its store after {STORE_SECONDS:.0f} s"):
             experiment.id()
+    assert silent_server.has_connection.wait(timeout=60)
     assert len(silent_server.connections) == 1
 
 

@@ -9,22 +9,15 @@ import attrs
 import cloudpickle
 import dspy
 import pytest
-from expected import chain_of_thought, ok, ordered
+from expected import FORMAT, LM, PARSE, bare, chain_of_thought, ok, ordered
 from offline_lm import OfflineLM
 from programs import Program, answering, predict_tree, program_tree
 from test_middleware import made_call
 
 from dspy_mlflow_callbacks import CallKind, KindFilter, LevelFilter, MlflowCallback, NameFilter
-from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.testing.captured import tree
 
-FORMAT, LM, PARSE = ok("ChatAdapter.format", "PARSER"), ok("dummy", "CHAT_MODEL"), ok("ChatAdapter.parse", "PARSER")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_open():
-    yield
-    assert len(OPEN_SPANS) == 0
+pytestmark = pytest.mark.usefixtures("nothing_open")
 
 
 def run(program, call=lambda program: program(question="why?"), **options):
@@ -196,10 +189,6 @@ def test_a_wrong_filter_is_refused(make, error, message):
     """A wrong setting raises at construction and says what was given and what is allowed."""
     with pytest.raises(error, match=message):
         make()
-
-
-def bare(name, *below):
-    return ok(name, "CHAIN", *below)
 
 
 PROGRAMS = {

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import os
 import subprocess
 import sys
-import threading
 
 import dspy
 import mlflow
 import pytest
 from mlflow.entities.trace_location import MlflowExperimentLocation
-from programs import Program, answering, program_tree
+from programs import PROGRAM_SPANS, Program, answering, program_tree
+from threads import at_once
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, TagInjector
 from dspy_mlflow_callbacks.testing.capture import capture_traces
@@ -44,34 +45,15 @@ def test_all_is_in_the_order_in_which_traces_began(dspy_traces):
 
 def test_many_threads_store_at_once(dspy_traces):
     """A trace of each of 32 threads that end their programs at the same time is stored."""
-    program, start = Program(), threading.Barrier(32)
-
-    def work():
-        start.wait(timeout=60)
-        program(question="why?")
-
-    threads = [threading.Thread(target=contextvars.copy_context().run, args=[work]) for _ in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    work = functools.partial(Program(), question="why?")
+    at_once(*[functools.partial(contextvars.copy_context().run, work) for _ in range(32)])
     assert [tree(trace) for trace in dspy_traces.all()] == [[program_tree()]] * 32
 
 
 @pytest.mark.parametrize(
     ("query", "names"),
     [
-        (
-            {},
-            [
-                "Program",
-                "Program.generate",
-                "Program.generate.predict",
-                "ChatAdapter.format",
-                "dummy",
-                "ChatAdapter.parse",
-            ],
-        ),
+        ({}, PROGRAM_SPANS),
         ({"kind": "lm"}, ["dummy"]),
         ({"kind": CallKind.MODULE}, ["Program", "Program.generate", "Program.generate.predict"]),
         ({"name": "ChatAdapter.parse"}, ["ChatAdapter.parse"]),

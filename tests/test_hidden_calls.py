@@ -10,29 +10,18 @@ import attrs
 import dspy
 import mlflow
 import pytest
-from dspy.utils.dummies import DummyLM
-from expected import chain_of_thought, failed, ok, ordered
-from offline_lm import OfflineLM
+from expected import FORMAT, LM, PARSE, bare, chain_of_thought, failed, ok, ordered
+from offline_lm import OfflineLM, Raw
 from programs import Program, answering, predict_tree, program_tree
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, RatioSampler
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
-from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.testing.captured import tree
 
-FORMAT, LM, PARSE = ok("ChatAdapter.format", "PARSER"), ok("dummy", "CHAT_MODEL"), ok("ChatAdapter.parse", "PARSER")
+pytestmark = pytest.mark.usefixtures("nothing_open")
+
 QUIET = {"level": "info"}
 MODULES_HIDDEN = {"events": ["lm", "adapter", "tool"]}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_open():
-    yield
-    assert len(OPEN_SPANS) == 0
-
-
-def bare(name, *below):
-    return ok(name, "CHAIN", *below)
 
 
 def run(program, lm=None, adapter=None, **options):
@@ -62,17 +51,6 @@ class Runs(dspy.Module):
 
     def forward(self, question):
         return self.function(self)
-
-
-class Raw(DummyLM):
-    """An LM that answers with *texts* as they are, one after the other."""
-
-    def __init__(self, *texts):
-        super().__init__([], follow_examples=True)
-        self.texts = list(texts)
-
-    def _use_example(self, messages):
-        return self.texts.pop(0)
 
 
 HIDDEN_PARTS = {
@@ -133,13 +111,12 @@ def test_the_traces_of_an_execution_are_kept_together(dspy_traces, options):
         seen.append(call.root_call_id)
         return call
 
-    steps = [*options.pop("middleware", []), note]
-    with dspy.context(
-        lm=answering(times=200), callbacks=[MlflowCallback(events=["lm", "adapter"], middleware=steps, **options)]
-    ):
+    steps = [*options.get("middleware", ()), note]
+    callback = MlflowCallback(**{"events": ["lm", "adapter"], **options, "middleware": steps})
+    with dspy.context(lm=answering(times=200), callbacks=[callback]):
         run_many([(Program(), {"question": "why?"})] * 30)
     kept = sum(RatioSampler(0.5).may_keep(root) for root in set(seen))
-    assert kept == len(set(seen))
+    assert 0 < kept == len(set(seen)) < 30
     assert ordered([each for (each,) in trees(dspy_traces)]) == ordered([FORMAT, LM, PARSE] * kept)
 
 
@@ -289,6 +266,7 @@ def outlived(callback):
         Runs(leave, Runs(slow, dspy.Predict("question -> answer")))(question="why?")
     release.set()
     threads[0].join(timeout=60)
+    assert not threads[0].is_alive()
 
 
 def test_a_hidden_call_that_outlives_its_trace_is_given_up_with_it(dspy_traces):
@@ -374,15 +352,6 @@ def test_a_hidden_call_is_not_the_current_span(dspy_traces):
 
     run(Runs(lambda module: module.one(question="why?"), Runs(look)), middleware=[hiding("Runs.one")])
     assert seen == ["Runs"]
-
-
-def test_tags_of_a_hidden_root_are_on_each_of_its_traces(dspy_traces):
-    """Tags are for traces: where the root is hidden they are on each trace that begins below it."""
-    run(Program(), events=["lm", "adapter"], tags={"team": "search"}, session_id="session")
-    said = [
-        (trace.info.tags["team"], trace.info.request_metadata["mlflow.trace.session"]) for trace in dspy_traces.all()
-    ]
-    assert said == [("search", "session")] * 3
 
 
 def test_a_hidden_calls_end_is_seen_by_nobody(dspy_traces):

@@ -17,15 +17,12 @@ from openai_server import (
     chat,
     choice,
     error,
-    openai_server,
     responses,
     stream,
     text_completion,
     tool_call,
     usage,
 )
-
-__all__ = ["openai_server"]
 
 # LiteLLM's models make pydantic warn when they are first used.
 pytestmark = pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier:UserWarning")

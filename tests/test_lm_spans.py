@@ -10,14 +10,10 @@ from types import SimpleNamespace
 import dspy
 import pytest
 from dspy.utils.callback import with_callbacks
-from openai_server import HAS_ENGINES, openai_server
+from openai_server import HAS_ENGINES
 
 from dspy_mlflow_callbacks import MlflowCallback, lm_internals
 from dspy_mlflow_callbacks.events import CallKind
-
-__all__ = ["openai_server"]
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier:UserWarning")
 
 new = pytest.mark.skipif(not HAS_ENGINES, reason="DSPy's engines and lm15 came with 3.4")
 old = pytest.mark.skipif(HAS_ENGINES, reason="DSPy's typed requests went with 3.4")

@@ -263,7 +263,7 @@ def test_runs_side_by_side_get_their_own_traces(dspy_traces):
 
 
 @pytest.mark.skipif(
-    not hasattr(environment_variables, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT"), reason="since MLflow 3.15"
+    not hasattr(environment_variables, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT"), reason="it came with MLflow 3.15"
 )
 def test_spans_are_shared_with_opentelemetry_where_mlflow_shares_them(dspy_traces, monkeypatch):
     """With `MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT` the module's span is OpenTelemetry's current one while it runs."""

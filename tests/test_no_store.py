@@ -91,7 +91,7 @@ def test_a_read_only_disk(tmp_path, store):
     assert "readonly database" in warning
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="needs a folder in which nobody can write")
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs a folder in which not even root can write")
 def test_a_database_that_cannot_be_opened(tmp_path):
     """A database that cannot be made holds the program up once, for a while, and is named in one warning."""
     done = run("", tmp_path, teardown="", MLFLOW_TRACKING_URI="sqlite:////proc/mlflow.db")

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import dspy
 import mlflow
+import pydantic
 import pytest
 from expected import failed, ok
 from heard import Heard
@@ -52,7 +53,7 @@ def drop(call):
 class Tool(dspy.Tool):
     """A tool that a callback can stand on: `dspy.Tool` takes no attributes but its fields."""
 
-    callbacks: list[Any] = []  # noqa: RUF012  (pydantic copies it)
+    callbacks: list[Any] = pydantic.Field(default_factory=list)
 
 
 class Middle(dspy.Module):

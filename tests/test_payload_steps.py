@@ -10,23 +10,12 @@ import dspy
 import mlflow
 import pytest
 from mlflow.tracing.trace_manager import InMemoryTraceManager
-from programs import Program, answering
+from programs import Program, Runs, answering
 from stored import stored_bytes
 
 from dspy_mlflow_callbacks import MlflowCallback, Payload, PayloadLimit, Redactor
 from dspy_mlflow_callbacks.describe.payloads import to_json
 from dspy_mlflow_callbacks.payload import PayloadSteps
-
-
-class Runs(dspy.Module):
-    """Calls the function that it was made with."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, given=None):
-        return self.function(given)
 
 
 def traced_by(*steps):

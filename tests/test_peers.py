@@ -297,7 +297,7 @@ ENVIRONMENTS = {
     "MLflow's bridged provider": PROPAGATED,
 }
 since_mlflow_3_15 = pytest.mark.skipif(
-    not hasattr(environment_variables, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT"), reason="since MLflow 3.15"
+    not hasattr(environment_variables, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT"), reason="it came with MLflow 3.15"
 )
 APART = ["its own provider", "its own provider, one context"]
 TOGETHER = ["MLflow's provider", pytest.param("MLflow's bridged provider", marks=since_mlflow_3_15)]
@@ -308,12 +308,14 @@ def test_beside_openinference_with_its_own_provider_traces_are_as_without(beside
     """Where MLflow does not get OpenInference's spans, every trace is the one that ours makes alone."""
     said = beside_openinference(mode)
     assert said["both"]["mlflow"] == said["alone"]["mlflow"]
+    assert [] not in said["alone"]["mlflow"].values()
 
 
 def test_openinference_with_its_own_provider_is_not_disturbed(beside_openinference):
     """Beside ours, OpenInference's provider gets the spans that it gets alone, each below the same."""
     said = beside_openinference("its own provider")
     assert said["both"]["openinference"] == said["theirs"]["openinference"]
+    assert [] not in said["theirs"]["openinference"].values()
     assert said["theirs"]["mlflow"] == {name: [] for name in said["theirs"]["mlflow"]}
 
 

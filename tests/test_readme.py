@@ -41,25 +41,25 @@ def test_everything_a_process_runs(tmp_path, monkeypatch, dspy_traces):
 
 def test_one_program(dspy_traces):
     """The block on one program's callback traces with its tags, unless its sampler drops the trace."""
-    dspy.configure(lm=answering(times=200), callbacks=[])
+    dspy.configure(lm=answering(times=400), callbacks=[])
     program = PAGE.run("attach(program,")["program"]
-    for _ in range(100):
+    for _ in range(200):
         program(question="why?")
     traces = dspy_traces.all()
-    assert 0 < len(traces) < 50
+    assert 0 < len(traces) < 100
     assert {trace.info.tags["team"] for trace in traces} == {"search"}
 
 
 def test_a_program_that_is_not_changed(dspy_traces):
     """The block on `autolog` traces a share of what the program runs."""
-    dspy.configure(lm=answering(times=200), callbacks=[])
+    dspy.configure(lm=answering(times=400), callbacks=[])
     try:
         PAGE.run("autolog(sampling_ratio=0.1)")
-        for _ in range(100):
+        for _ in range(200):
             dspy.Predict("question -> answer")(question="why?")
     finally:
         autolog(disable=True)
-    assert 0 < len(dspy_traces.all()) < 50
+    assert 0 < len(dspy_traces.all()) < 100
 
 
 def test_options(dspy_traces):
@@ -99,7 +99,7 @@ def test_a_test(tmp_path):
 def test_middleware(dspy_traces):
     """The block on middleware drops judges, tags roots and keeps a share of the traces."""
     PAGE.run("def without_judges")
-    dspy.configure(lm=answering(times=400))
+    dspy.configure(lm=answering(times=800))
 
     class Judged(dspy.Module):
         def __init__(self):
@@ -110,10 +110,10 @@ def test_middleware(dspy_traces):
             self.answer(question="why?")
             return self.judge(question="why?")
 
-    for _ in range(100):
+    for _ in range(200):
         Judged()()
     traces = dspy_traces.all()
-    assert 0 < len(traces) < 50
+    assert 0 < len(traces) < 100
     assert [tree(trace) for trace in traces] == [[("Judged", "CHAIN", "OK", [predict_tree("Judged.answer")])]] * len(
         traces
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 
 import dspy
 import mlflow
@@ -11,7 +12,8 @@ import pytest
 from dspy.utils.dummies import DummyLM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import Program, answering
+from offline_lm import Raw
+from programs import Program, Runs, answering
 from secret_corpus import HARMLESS, HARMLESS_ITEMS, NAMED_TEXTS, PASSWORD, SHAPED, SHAPED_TEXTS
 from stored import stored_bytes
 
@@ -21,17 +23,6 @@ from dspy_mlflow_callbacks.secrets import REDACTED
 SECRETS = [line for secret in (*SHAPED.values(), PASSWORD) for line in secret.split("\n")]
 PASSWORD_TEXT = f"password={PASSWORD}"
 TEXTS = [*SHAPED_TEXTS.values(), *NAMED_TEXTS]
-
-
-class Runs(dspy.Module):
-    """Calls the function that it was made with."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, given=None):
-        return self.function(given)
 
 
 def fail(texts):
@@ -87,7 +78,8 @@ def in_messages(texts):
 
 
 def in_a_failed_parse(texts):
-    with dspy.context(lm=answering({"nothing": "\n".join(texts)}), adapter=dspy.JSONAdapter()):
+    lm = answering({"nothing": "\n".join(texts)})
+    with dspy.context(lm=lm, adapter=dspy.JSONAdapter()), pytest.raises(dspy.utils.exceptions.AdapterParseError):
         dspy.Predict("question -> answer")(question="q")
 
 
@@ -179,12 +171,9 @@ PLACES = [
 @pytest.mark.parametrize("place", PLACES)
 def test_secrets_are_not_stored(dspy_traces, place):
     """No secret of the corpus is in the store's bytes, in whatever place of a payload it was."""
-    try:
-        place(TEXTS)
-    except dspy.utils.exceptions.AdapterParseError:
-        assert place is in_a_failed_parse
-    assert REDACTED.encode() in stored_bytes(dspy_traces)
+    place(TEXTS)
     stored = stored_bytes(dspy_traces)
+    assert REDACTED.encode() in stored
     assert [secret for secret in SECRETS if secret.encode() in stored] == []
 
 
@@ -296,7 +285,7 @@ def redacted(text, *, is_json=True, name="inputs", place="inputs", **options):
         ("password=\ud800hunter2", "password=[redacted]"),
         ("--token abc", "--token abc"),
     ],
-)  # fmt: skip
+)
 def test_values_in_texts(text, expected):
     """A value beside a secret's name goes from its beginning to its end; quotes, and what is around it, stay."""
     assert redacted(text, is_json=False) == expected
@@ -318,7 +307,7 @@ def test_values_in_texts(text, expected):
         ({"password": {"anyOf": [{"type": "string"}], "title": "P"}}, None),
         ({"password": {"type": "string", "value": "abc"}}, {"password": REDACTED}),
     ],
-)  # fmt: skip
+)
 def test_values_in_json(value, expected):
     """What stands under a secret's name is redacted but for None; a schema that describes it stays."""
     assert json.loads(redacted(json.dumps(value))) == (value if expected is None else expected)
@@ -393,20 +382,9 @@ def test_fields(dspy_traces, adapter):
     assert (SSN.encode() in stored, CODE.encode() in stored, DIAGNOSIS.encode() in stored) == (False, False, True)
 
 
-class Says(DummyLM):
-    """Says one thing, whatever it is asked."""
-
-    def __init__(self, text):
-        super().__init__([], follow_examples=True)
-        self.text = text
-
-    def _use_example(self, messages):
-        return self.text
-
-
 def test_fields_in_an_error(dspy_traces):
     """An answer that cannot be parsed is quoted by the exception without the field's value."""
-    lm = Says(f"[[ ## code ## ]]\n{CODE}\n")
+    lm = Raw(*[f"[[ ## code ## ]]\n{CODE}\n"] * 9)
     with (
         dspy.context(lm=lm, callbacks=[MlflowCallback(redact_fields=["code"])]),
         pytest.raises(dspy.utils.exceptions.AdapterParseError),
@@ -513,9 +491,7 @@ def raises(text):
 
 
 @pytest.mark.warns
-@pytest.mark.parametrize(
-    ("function", "problem"), [(wrong_type, "raised TypeError"), (raises, "raised RuntimeError")]
-)  # fmt: skip
+@pytest.mark.parametrize(("function", "problem"), [(wrong_type, "raised TypeError"), (raises, "raised RuntimeError")])
 def test_failing_function_withholds(dspy_traces, warned, function, problem):
     """What a function that fails should have seen is withheld, which is said in its place, counted and warned once."""
     callback = MlflowCallback(payload_steps=[Redactor(function=function)])
@@ -544,6 +520,8 @@ def test_switched_off(dspy_traces):
     assert SHAPED["Bearer"].encode() not in stored
 
 
+# The same values each time, and as slow as the machine is.
+PROPERTY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 PIECES = st.sampled_from([*SHAPED_TEXTS.values(), *NAMED_TEXTS])
 WORDS = st.text(st.characters(codec="utf-8"), max_size=30)
 EMBEDDED = st.builds(lambda before, secret, after: f"{before}\n{secret}\n{after}", WORDS, PIECES, WORDS)
@@ -556,7 +534,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(PROPERTY, max_examples=300)
 @given(VALUES)
 def test_no_secret_survives_anywhere(value):
     """Wherever a secret is in nested JSON, texts of JSON in it and reprs, it is gone, and the JSON is valid."""
@@ -574,7 +552,7 @@ CLEAN = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(PROPERTY, max_examples=200)
 @given(CLEAN)
 def test_clean_json_is_not_touched(value):
     """A payload without secrets comes back itself."""
@@ -583,14 +561,33 @@ def test_clean_json_is_not_touched(value):
 
 
 HOSTILE = [
-    "\\", "<token>", "<a>", '"', "'", "api_key=", "api_key=[", "api_key='", 'api_key="\\', "sk-", "eyJ.", "://", "@",
-    "-----BEGIN PRIVATE KEY-----", "[[ ## token ## ]]", "token: ", "token.", "Bearer ", "--token ", "key", "a",
-]  # fmt: skip
+    "\\",
+    "<token>",
+    "<a>",
+    '"',
+    "'",
+    "api_key=",
+    "api_key=[",
+    "api_key='",
+    'api_key="\\',
+    "sk-",
+    "eyJ.",
+    "://",
+    "@",
+    "-----BEGIN PRIVATE KEY-----",
+    "[[ ## token ## ]]",
+    "token: ",
+    "token.",
+    "Bearer ",
+    "--token ",
+    "key",
+    "a",
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_work_grows_with_the_text_only(piece):
-    """A text eight times as long takes no more than some ten times the work, whatever it is made of."""
+    """A text eight times as long takes far less than 64 times the processor's work, whatever it is made of."""
     redactor = Redactor(fields=["ssn"])
 
     def work(repetitions):
@@ -602,8 +599,6 @@ def test_work_grows_with_the_text_only(piece):
 
 
 def cpu_seconds(redactor, payload):
-    import time
-
-    started = time.process_time()
+    started = time.thread_time()  # what MLflow's exporter does meanwhile does not count
     redactor(payload)
-    return time.process_time() - started
+    return time.thread_time() - started

@@ -8,7 +8,6 @@ import math
 import pickle
 import subprocess
 import sys
-import threading
 
 import attrs
 import cloudpickle
@@ -16,16 +15,18 @@ import dspy
 import mlflow
 import mlflow.tracing
 import pytest
-from dspy.utils.callback import BaseCallback
-from dspy.utils.callback_context import ACTIVE_CALL_ID
 from expected import ok, ordered
-from programs import Program, answering, program_tree
+from heard import Heard
+from programs import Echo, Program, answering, program_tree
 from test_middleware import child_of, made_call
+from threads import at_once
 
 from dspy_mlflow_callbacks import KindFilter, MlflowCallback, RatioSampler, RuleSampler, SamplingRule, TagInjector
 from dspy_mlflow_callbacks.middleware.rules import TokenBucket
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.testing.captured import tree
+
+pytestmark = pytest.mark.usefixtures("nothing_open")
 
 REMOTE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAMPLERS = {
@@ -33,19 +34,6 @@ SAMPLERS = {
     "a rule": lambda ratio: RuleSampler([SamplingRule(ratio=ratio)]),
     "the ratio of no rule": lambda ratio: RuleSampler([{"name": "Another", "ratio": 1}], default_ratio=ratio),
 }
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_open():
-    yield
-    assert len(OPEN_SPANS) == 0
-
-
-class Echo(dspy.Module):
-    """Answers with its question: a trace of one span."""
-
-    def forward(self, question):
-        return question
 
 
 class Other(Echo):
@@ -209,18 +197,9 @@ def test_a_bucket_lets_its_rate_through(rate, passed):
 
 def test_a_bucket_is_not_emptied_twice():
     """Threads that ask at once get no more together than one that asks as often."""
-    bucket, taken, start = TokenBucket(100, Clock()), [], threading.Barrier(8)
-
-    def take():
-        start.wait(timeout=60)
-        taken.extend(bucket.take() for _ in range(100))
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(taken), sum(taken)) == (800, 100)
+    bucket = TokenBucket(100, Clock())
+    taken = at_once(*[lambda: sum(bucket.take() for _ in range(100))] * 8)
+    assert sum(taken) == 100
 
 
 # So slow that no second trace passes while a test runs.
@@ -342,18 +321,6 @@ def test_a_wrong_default_is_refused_by_name(ratio, error):
         RuleSampler([], default_ratio=ratio)
 
 
-class Roots(BaseCallback):
-    """Hears the ids of outermost calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.ids = []
-
-    def on_module_start(self, call_id, instance, inputs):
-        if ACTIVE_CALL_ID.get() is None:
-            self.ids.append(call_id)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -366,23 +333,24 @@ class Roots(BaseCallback):
 )
 def test_only_whole_traces_are_stored(dspy_traces, options):
     """Of 200 runs of a program that uses `dspy.Parallel` the sampler's are stored with all calls, others not at all."""
-    roots, program = Roots(), Both()
-    with dspy.context(callbacks=[roots, MlflowCallback(**options)]):
+    heard, program = Heard(), Both()
+    with dspy.context(callbacks=[heard, MlflowCallback(**options)]):
         for _ in range(200):
             program(question="why?")
-    kept = [root for root in roots.ids if RatioSampler(0.5).may_keep(root)]
-    assert len(roots.ids) == 200
+    kept = [root for root in heard.roots if RatioSampler(0.5).may_keep(root)]
+    assert len(heard.roots) == 200
     assert [trace.data.spans[0].get_attribute("dspy.call_id") for trace in dspy_traces.all()] == kept
     assert [tree(trace) for trace in dspy_traces.all()] == [BOTH] * len(kept)
 
 
 def test_parallel_runs_are_sampled_one_by_one(dspy_traces):
     """Programs that `dspy.Parallel` runs outside of any module are sampled each for itself, and stored whole."""
-    roots = Roots()
+    heard = Heard()
     run = dspy.Parallel(num_threads=4, disable_progress_bar=True)
-    with dspy.context(lm=answering(times=400), callbacks=[roots, MlflowCallback(sampling_ratio=0.5)]):
+    with dspy.context(lm=answering(times=400), callbacks=[heard, MlflowCallback(sampling_ratio=0.5)]):
         run([(Program(), {"question": "why?"})] * 40)
-    kept = sum(RatioSampler(0.5).may_keep(root) for root in roots.ids)
+    assert len(heard.roots) == 40
+    kept = sum(RatioSampler(0.5).may_keep(root) for root in heard.roots)
     assert [tree(trace) for trace in dspy_traces.all()] == [[program_tree()]] * kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import gc
 import inspect
 import threading
@@ -17,20 +18,13 @@ import pytest
 from expected import ok
 from opentelemetry.sdk.trace import TracerProvider
 from programs import Program, answering, predict_tree
+from tagged import SAID, SESSION, TOLD, USER, said
+from threads import at_once
 
 from dspy_mlflow_callbacks import MlflowCallback, suppress_tracing, trace_context
 from dspy_mlflow_callbacks.testing.captured import tree
 
-SESSION, USER = "mlflow.trace.session", "mlflow.trace.user"
-SCOPE = {"session_id": "seven", "user": "ann", "tags": {"team": "search"}, "metadata": {"commit": "abc"}}
-SAID = {SESSION: "seven", USER: "ann", "team": "search", "commit": "abc"}
 ITEMS = [{"question": f"question {index}"} for index in range(4)]
-
-
-def said(trace, names=(*SAID, "mine")):
-    """Return what a stored trace says under these names, as tag or as metadata."""
-    both = {**trace.info.request_metadata, **trace.info.tags}
-    return {name: both[name] for name in names if name in both}
 
 
 def all_said(traces):
@@ -111,7 +105,7 @@ WAYS = {
 @pytest.mark.parametrize("run", WAYS.values(), ids=WAYS)
 def test_a_scope_stands_on_every_trace_inside(dspy_traces, run):
     """Session, user, tags and metadata of a scope stand on the traces inside it, however they are run."""
-    with trace_context(**SCOPE):
+    with trace_context(**TOLD):
         run()
     Echo()()
     *inside, outside = all_said(dspy_traces)
@@ -185,7 +179,7 @@ def test_a_users_own_middleware_has_the_last_word(dspy_traces):
         seen.append((dict(call.tags), dict(call.metadata)))
         return attrs.evolve(call, tags={"team": "rank"})
 
-    with dspy.context(callbacks=[MlflowCallback(middleware=[rename])]), trace_context(**SCOPE):
+    with dspy.context(callbacks=[MlflowCallback(middleware=[rename])]), trace_context(**TOLD):
         Echo()()
     assert seen == [({"team": "search"}, {"commit": "abc", SESSION: "seven", USER: "ann"})]
     assert all_said(dspy_traces) == [{**SAID, "team": "rank"}]
@@ -196,7 +190,7 @@ def test_a_scope_decides_sampling_by_tag(dspy_traces):
     rules = [{"tags": {"team": "search"}, "ratio": 1.0}, {"ratio": 0.0}]
     with dspy.context(callbacks=[MlflowCallback(sampling_rules=rules)]):
         Echo()()
-        with trace_context(**SCOPE):
+        with trace_context(**TOLD):
             Echo()()
     assert all_said(dspy_traces) == [SAID]
 
@@ -206,11 +200,11 @@ def test_a_scope_inside_a_running_trace_stands_on_it(dspy_traces, is_async):
     """A scope that a program opens puts what it says on the trace that is running."""
 
     def do():
-        with trace_context(**SCOPE):
+        with trace_context(**TOLD):
             return Echo()()
 
     async def ado():
-        async with trace_context(**SCOPE):
+        async with trace_context(**TOLD):
             return await Echo().acall()
 
     asyncio.run(Doing(ado).acall()) if is_async else Doing(do)()
@@ -220,7 +214,7 @@ def test_a_scope_inside_a_running_trace_stands_on_it(dspy_traces, is_async):
 
 def test_a_scope_inside_a_users_span_stands_on_the_users_trace(dspy_traces):
     """A scope inside a span of the user's own puts what it says on the user's trace, DSPy call or not."""
-    with mlflow.start_span("mine"), trace_context(**SCOPE):
+    with mlflow.start_span("mine"), trace_context(**TOLD):
         pass
     assert all_said(dspy_traces) == [SAID]
 
@@ -229,7 +223,7 @@ def test_a_scope_inside_a_foreign_span_tags_nothing(dspy_traces, monkeypatch):
     """Inside a span of another OpenTelemetry SDK in the same context a scope leaves that span alone."""
     monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", "false")
     tracer = TracerProvider().get_tracer("foreign")
-    with tracer.start_as_current_span("foreign") as span, trace_context(**SCOPE):
+    with tracer.start_as_current_span("foreign") as span, trace_context(**TOLD):
         pass
     assert dict(span.attributes) == {}
     assert dspy_traces.all() == []
@@ -243,7 +237,7 @@ def test_a_scope_after_the_trace_around_it_has_ended(dspy_traces):
 
         async def work():
             await goes.wait()
-            with trace_context(**SCOPE):
+            with trace_context(**TOLD):
                 await Echo().acall()
 
         with mlflow.start_span("mine"):
@@ -259,7 +253,7 @@ def test_a_scope_after_the_trace_around_it_has_ended(dspy_traces):
 def test_a_scope_in_a_worker_thread_of_a_trace_stands_on_it(dspy_traces):
     """A scope opened in one of DSPy's worker threads puts what it says on the trace that the thread works for."""
 
-    @trace_context(**SCOPE)
+    @trace_context(**TOLD)
     def tagged():
         return 1
 
@@ -272,9 +266,9 @@ def test_a_scope_that_records_nothing_tags_nothing(dspy_traces):
     """Where tracing is suppressed a scope leaves the running trace as it is."""
 
     def do():
-        with suppress_tracing(), trace_context(**SCOPE):
+        with suppress_tracing(), trace_context(**TOLD):
             Echo()()
-        with trace_context(**SCOPE, enabled=False):
+        with trace_context(**TOLD, enabled=False):
             Echo()()
 
     Doing(do)()
@@ -386,7 +380,7 @@ def test_mlflows_own_switch_is_obeyed(dspy_traces):
 @pytest.mark.parametrize("ending", [ValueError, KeyboardInterrupt, None])
 def test_a_scope_ends_with_its_block(dspy_traces, ending):
     """After its block, left in whatever way, a scope does not hold."""
-    with pytest.raises(ending) if ending else nullcontext(), trace_context(**SCOPE):
+    with pytest.raises(ending) if ending else nullcontext(), trace_context(**TOLD):
         if ending:
             raise ending
     Echo()()
@@ -403,7 +397,7 @@ def test_a_task_keeps_its_scope_when_it_outlives_it(dspy_traces):
             await goes.wait()
             await Echo().acall()
 
-        with trace_context(**SCOPE):
+        with trace_context(**TOLD):
             task = asyncio.create_task(work())
             await asyncio.sleep(0)
         goes.set()
@@ -464,14 +458,23 @@ def async_generator_function(do):
     return function, lambda function: asyncio.run(read(function()))[0]
 
 
+def plain(function):
+    """Return a function that is not itself async and returns what an async one does."""
+
+    def returns():
+        return function()
+
+    return returns
+
+
 def function_of_a_coroutine(do):
     function, run = async_function(do)
-    return (lambda: function()), run  # noqa: PLW0108  (a function that returns a coroutine is meant)
+    return plain(function), run
 
 
 def function_of_an_async_generator(do):
     function, run = async_generator_function(do)
-    return (lambda: function()), run  # noqa: PLW0108
+    return plain(function), run
 
 
 KINDS = [
@@ -488,7 +491,7 @@ KINDS = [
 def test_a_decorated_function_runs_in_the_scope(dspy_traces, kind):
     """A decorator of a function of any kind: its body runs in the scope, each time, its result and kind stay."""
     function, run = kind(Echo())
-    decorated = trace_context(**SCOPE)(function)
+    decorated = trace_context(**TOLD)(function)
     assert [run(decorated), run(decorated)] == ["returned"] * 2
     Echo()()
     assert all_said(dspy_traces) == [SAID, SAID, {}]
@@ -616,7 +619,7 @@ def test_a_decorated_generator_that_yields_when_closed_is_told(dspy_traces):
 @pytest.mark.parametrize("read_stream", ["sync", "async"])
 def test_a_decorated_stream_has_its_scope_wherever_it_is_read(dspy_traces, read_stream):
     """A streaming function that is decorated has the scope in the program that it runs, made here and read there."""
-    streaming = trace_context(**SCOPE)(dspy.streamify(Echo(), async_streaming=read_stream == "async"))
+    streaming = trace_context(**TOLD)(dspy.streamify(Echo(), async_streaming=read_stream == "async"))
     stream = streaming(question="why?")
     asyncio.run(read(stream)) if read_stream == "async" else list(stream)
     assert all_said(dspy_traces) == [SAID]
@@ -701,7 +704,7 @@ def test_an_abandoned_async_generator_takes_its_scope_with_it(dspy_traces):
 
 def test_one_scope_serves_many_threads(dspy_traces):
     """One object, used in itself and by several threads at once, holds in each from its `with` to its end."""
-    scope, inside = trace_context(**SCOPE), threading.Barrier(2)
+    scope, inside = trace_context(**TOLD), threading.Barrier(2)
 
     def work():
         with scope:
@@ -712,10 +715,7 @@ def test_one_scope_serves_many_threads(dspy_traces):
             inside.wait(timeout=60)
         Echo()()
 
-    with ThreadPoolExecutor(2) as executor:
-        callbacks = dspy.settings.callbacks
-        for future in [executor.submit(in_context, callbacks, work) for _ in range(2)]:
-            future.result()
+    at_once(*[functools.partial(in_context, dspy.settings.callbacks, work)] * 2)
     assert sorted(map(len, all_said(dspy_traces))) == [0, 0, 4, 4]
 
 

@@ -10,7 +10,7 @@ import pytest
 from dspy.streaming import StreamListener, StreamResponse
 from dspy.utils.callback import BaseCallback
 from expected import failed, ok
-from openai_server import backends, openai_server, stream  # noqa: F401  (openai_server is a fixture)
+from openai_server import backends, stream
 from programs import predict_tree
 from werkzeug import Response
 
@@ -56,7 +56,7 @@ def read_async_program():
 
 @pytest.mark.parametrize("read", [read_sync, read_async, read_async_program])
 @backends
-def test_a_streamed_call_is_one_trace(dspy_traces, openai_server, backend, read):  # noqa: F811
+def test_a_streamed_call_is_one_trace(dspy_traces, openai_server, backend, read):
     """A program read as a stream, sync or async, is one whole trace."""
     openai_server.script(stream(*TEXTS))
     with dspy.context(lm=openai_server.lm(backend)):
@@ -84,7 +84,7 @@ class Ends(BaseCallback):
 
 
 @pytest.fixture
-def held(openai_server):  # noqa: F811
+def held(openai_server):
     """Return a server that sends the beginning of its first stream and waits for its event `release` then."""
     openai_server.release = threading.Event()
 

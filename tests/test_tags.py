@@ -9,38 +9,12 @@ import threading
 import dspy
 import mlflow
 import pytest
-from programs import Program, answering
+from programs import Calling, Echo, Program, answering
+from tagged import SAID, SESSION, TOLD, USER, said
 from test_middleware import child_of, made_call
+from threads import at_once
 
-from dspy_mlflow_callbacks import CallKind, MlflowCallback, RuleSampler, SamplingRule, TagInjector
-
-SESSION, USER = "mlflow.trace.session", "mlflow.trace.user"
-OPTIONS = {"tags": {"team": "search"}, "metadata": {"commit": "abc"}, "session_id": "seven", "user": "ann"}
-SAID = {"team": "search", "commit": "abc", SESSION: "seven", USER: "ann"}
-
-
-def said(trace, names=(*SAID, "mine")):
-    """Return what a stored trace says under these names, as tag or as metadata."""
-    both = {**trace.info.request_metadata, **trace.info.tags}
-    return {name: both[name] for name in names if name in both}
-
-
-class Echo(dspy.Module):
-    """A trace of one span."""
-
-    def forward(self, question="why?"):
-        return question
-
-
-class Calling(dspy.Module):
-    """Calls another module."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self):
-        return self.inner()
+from dspy_mlflow_callbacks import CallKind, MlflowCallback, RuleSampler, TagInjector
 
 
 def run(program=None, **options):
@@ -50,13 +24,13 @@ def run(program=None, **options):
 
 def test_the_options_stand_on_the_trace(dspy_traces):
     """The options `tags`, `metadata`, `session_id` and `user` stand on each trace of the callback."""
-    run(**OPTIONS)
+    run(**TOLD)
     assert said(dspy_traces.one()) == SAID
 
 
 def test_an_injector_does_the_same(dspy_traces):
     """A `TagInjector` in `middleware` puts the same on each trace as the options do."""
-    run(middleware=[TagInjector(**OPTIONS)])
+    run(middleware=[TagInjector(**TOLD)])
     assert said(dspy_traces.one()) == SAID
 
 
@@ -143,11 +117,7 @@ def test_settings_of_the_call_are_meant(dspy_traces):
             both.wait(timeout=60)
             Echo()()
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda: work(1), lambda: work(2))
     assert sorted(said(trace)["mine"] for trace in dspy_traces.all()) == ["1", "2"]
 
 
@@ -198,7 +168,7 @@ def test_below_a_users_span_the_users_trace_is_tagged(dspy_traces):
     """Below a span of the user's own the tags stand on the user's trace, beside the user's."""
     with mlflow.start_span("mine"):
         mlflow.update_current_trace(tags={"mine": "yes"})
-        run(**OPTIONS)
+        run(**TOLD)
     assert said(dspy_traces.one()) == {**SAID, "mine": "yes"}
 
 
@@ -206,7 +176,7 @@ def test_an_attached_programs_tags_stand_on_the_trace_around_it(dspy_traces):
     """A program of its own callback inside another's trace puts its tags on that trace, and wins over the other's."""
     inner = Echo()
     inner.callbacks = [MlflowCallback(tags={"team": "inner", "mine": "inner"}, session_id="inner")]
-    run(Calling(inner), **OPTIONS)
+    run(Calling(inner), **TOLD)
     assert said(dspy_traces.one()) == {**SAID, "team": "inner", "mine": "inner", SESSION: "inner"}
 
 
@@ -217,7 +187,7 @@ def test_an_attached_programs_tags_stand_on_the_trace_around_it(dspy_traces):
 )
 def test_traces_below_a_hidden_root_are_tagged(dspy_traces, options):
     """Where the program's own call has no span, the traces that begin below it have the tags."""
-    run(lambda: Program()(question="why?"), **OPTIONS, **options)
+    run(lambda: Program()(question="why?"), **TOLD, **options)
     traces = dspy_traces.all()
     assert len(traces) == (3 if "adapter" in options.get("events", ()) else 1)
     assert [said(trace) for trace in traces] == [SAID] * len(traces)
@@ -231,14 +201,6 @@ def test_tags_below_a_hidden_root_go_through_the_payload_steps(dspy_traces):
 
     run(lambda: Program()(question="why?"), tags={"mine": "secret"}, events=["lm"], payload_steps=[hide])
     assert said(dspy_traces.one()) == {"mine": "hidden"}
-
-
-def test_a_sampling_rule_sees_the_tags(dspy_traces):
-    """The tags of the options are there when sampling rules ask for them."""
-    rules = [SamplingRule(tags={"team": "search"}, ratio=1.0), SamplingRule(ratio=0.0)]
-    run(tags={"team": "search"}, sampling_rules=rules)
-    run(tags={"team": "rank"}, sampling_rules=rules)
-    assert [said(trace) for trace in dspy_traces.all()] == [{"team": "search"}]
 
 
 def test_a_sampling_rule_sees_what_wins():
@@ -255,7 +217,7 @@ def test_a_sampling_rule_sees_what_wins():
 def test_an_injector_leaves_calls_below_alone():
     """A call below another is returned as it is, at no cost."""
     child = child_of(made_call(kind=CallKind.MODULE))
-    assert TagInjector(**OPTIONS)(child) is child
+    assert TagInjector(**TOLD)(child) is child
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])

@@ -12,7 +12,7 @@ import pytest
 from dspy.utils.callback import BaseCallback
 from expected import chain_of_thought, failed, ok, ordered
 from offline_lm import OfflineLM
-from programs import Program, predict_tree, program_tree
+from programs import Echo, Program, predict_tree, program_tree
 
 from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
 from dspy_mlflow_callbacks.testing.captured import tree
@@ -40,13 +40,6 @@ class FailsOnOdd(dspy.Module):
         if int(question.rpartition(" ")[2]) % 2:
             raise ValueError(question)
         return self.generate(question=question)
-
-
-class Echo(dspy.Module):
-    """Answers with its question: a trace of one span."""
-
-    def forward(self, question):
-        return question
 
 
 class Many(dspy.Module):

@@ -96,7 +96,6 @@ def _of_litellm(model, cost, provider="openai"):
     ],
     ids=["priced", "own price", "no price"],
 )
-@pytest.mark.filterwarnings("ignore")
 def test_a_cost_is_split_where_the_price_map_agrees(answer, cost):
     """Input and output share the total if the price map knows the input's part and it is no more than the total."""
     import litellm  # noqa: F401  (an answer of LiteLLM's is split by LiteLLM)

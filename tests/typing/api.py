@@ -1,4 +1,7 @@
-"""The public API as a user writes it. Never run, only type-checked."""
+"""The public API as a user writes it. Never run, only type-checked.
+
+A line with `type: ignore` is wrong on purpose: mypy must report it, or says that the comment is not needed.
+"""
 
 from __future__ import annotations
 
