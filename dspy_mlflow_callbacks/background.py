@@ -91,7 +91,7 @@ class _Attempt(Generic[Found]):
         try:
             error = self._future.exception(max(0.0, self._waits_until - self._clock()))
         except FutureTimeoutError as waited:
-            message = f"MLflow has not opened its store after {STORE_SECONDS:.0f} s: traces are not stored"
+            message = "MLflow has not opened its store in time: traces are not stored"
             raise StoreUnavailableError(message) from waited
         if error is not None:
             # One error for all who ask: each would leave its frames on it.

@@ -19,7 +19,6 @@ from programs import Calling, Echo, Program, answering
 from threads import at_once
 
 from dspy_mlflow_callbacks import MlflowCallback
-from dspy_mlflow_callbacks.background import STORE_SECONDS
 from dspy_mlflow_callbacks.spans import experiments
 from dspy_mlflow_callbacks.spans.experiments import Experiment, ExperimentError, ExperimentNames
 
@@ -306,7 +305,7 @@ def test_a_server_that_does_not_answer_is_waited_for_once(dspy_traces, silent_se
     mlflow.set_tracking_uri(f"http://127.0.0.1:{silent_server.port}")
     experiment = Experiment("there", seconds=2.0)
     for _ in range(5):
-        with pytest.raises(ExperimentError, match=f"has not opened its store after {STORE_SECONDS:.0f} s"):
+        with pytest.raises(ExperimentError, match="has not opened its store in time"):
             experiment.id()
     assert silent_server.has_connection.wait(timeout=60)
     assert len(silent_server.connections) == 1

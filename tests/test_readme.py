@@ -69,7 +69,11 @@ def test_options(dspy_traces):
     exec(compile(block, "README.md", "exec"), {})
     mlflow.flush_trace_async_logging()
     experiment = mlflow.get_experiment_by_name("questions")
-    (trace,) = mlflow.search_traces(locations=[experiment.experiment_id], return_type="list")
+    (trace,) = mlflow.search_traces(
+        locations=[experiment.experiment_id],
+        filter_string="metadata.`mlflow.trace.session` = 's-1'",
+        return_type="list",
+    )
     assert (trace.info.tags["service"], trace.info.trace_metadata["mlflow.trace.session"]) == ("answers", "s-1")
     assert trace.info.trace_metadata["mlflow.trace.user"] == "ada"
     assert tree(trace) == [("Predict", "CHAIN", "OK", [("dummy", "CHAT_MODEL", "OK", [])])]
