@@ -10,7 +10,9 @@ import decimal
 import enum
 import functools
 import json
+import math
 import pathlib
+import sys
 import threading
 import uuid
 from typing import NamedTuple
@@ -370,6 +372,29 @@ values = st.recursive(
     ),
     max_leaves=15,
 )
+
+
+numbers = st.recursive(
+    st.one_of(st.none(), st.floats(), st.sampled_from([math.nan, math.inf, -math.inf, sys.float_info.max, 5e-324])),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.sampled_from("abc"), inner, max_size=3)),
+    max_leaves=12,
+)
+
+
+def named(value):
+    """Return a value with the name of each float that JSON has no number for in its place."""
+    if isinstance(value, dict):
+        return {key: named(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return list(map(named, value))
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(numbers)
+def test_no_number_is_lost(value):
+    """A NaN or an infinity is shown by its name wherever it stands among numbers and nulls, the others as they are."""
+    assert json.loads(to_json(value)) == named(value)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

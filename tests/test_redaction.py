@@ -18,7 +18,7 @@ from secret_corpus import HARMLESS, HARMLESS_ITEMS, NAMED_TEXTS, PASSWORD, SHAPE
 from stored import stored_bytes
 
 from dspy_mlflow_callbacks import MlflowCallback, Payload, Redactor
-from dspy_mlflow_callbacks.secrets import REDACTED
+from dspy_mlflow_callbacks.secrets import REDACTED, Secrets
 
 SECRETS = [line for secret in (*SHAPED.values(), PASSWORD) for line in secret.split("\n")]
 PASSWORD_TEXT = f"password={PASSWORD}"
@@ -541,6 +541,28 @@ def test_no_secret_survives_anywhere(value):
     text = redacted(json.dumps(value))
     json.loads(text)
     assert [secret for secret in SECRETS if secret in text] == []
+
+
+# Longer than what is walked through at once, so that parts of it are searched first.
+FILLING = [{"title": "A harmless row", "number": number, "text": "Nothing to see here. " * 4} for number in range(60)]
+
+
+@settings(PROPERTY, max_examples=150)
+@given(VALUES, st.integers(0, len(FILLING)), st.booleans())
+def test_a_search_by_parts_finds_what_a_way_through_all_finds(value, at, in_a_dict):
+    """A few secrets in a long payload: the parts that are cleared unread hide none, and nothing else changes."""
+    rows = [*FILLING[:at], value, *FILLING[at:]]
+    text = json.dumps({"rows": rows, "password": value} if in_a_dict else rows)
+    found = Secrets().json_without_secrets(text)
+    assert json.loads(found) == Secrets().without_secrets(json.loads(text))
+    assert (found is text) == (json.loads(found) == json.loads(text))
+
+
+@pytest.mark.parametrize("depth", [100, 300, 900])
+def test_json_that_is_nested_too_deep_is_searched_as_a_text(depth):
+    """However deep a secret stands in JSON, with a long text beside it, it is gone, and the rest stays."""
+    text = '["' + "long " * 1000 + '", ' + "[" * depth + json.dumps(PASSWORD_TEXT) + "]" * depth + "]"
+    assert redacted(text, is_json=False).replace(" ", "") == text.replace(PASSWORD, REDACTED).replace(" ", "")
 
 
 CLEAN = st.recursive(

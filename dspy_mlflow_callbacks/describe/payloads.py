@@ -11,6 +11,8 @@ import datetime as dt
 import decimal
 import enum
 import functools
+import gc
+import marshal
 import math
 import pathlib
 import re
@@ -36,6 +38,12 @@ MIN_ATTACHMENT_BYTES = 1024
 
 _INT_BITS = 63  # what orjson writes
 _OPTIONS = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+# What orjson writes without running any code but its own.
+_EXACT = frozenset({type(None), bool, int, float, str, list, tuple, dict})
+_MAX_ORJSON_DEPTH = 255
+_MAX_LEVEL = 2_000_000  # values at one depth; a list that holds itself twice would have no end of them
+_MARSHAL_VERSION = 4  # the first with cycles and binary floats
+_NON_FINITE = re.compile(rb"[g\xe7].{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)  # `marshal`'s mark, IEEE 754
 _MARK = CUSTOM_TYPE_START_IDENTIFIER.encode()
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -43,11 +51,9 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def to_json(value: Any) -> str:
     """Return *value* as a JSON text."""
     try:
-        # No `default`: orjson owns nothing of what it reads, and if any Python code could run meanwhile, another thread
-        # (or a hostile `__repr__`) that empties a container would crash the process.
-        text = orjson.dumps(value, option=_OPTIONS)
+        text = orjson.dumps(value, option=_OPTIONS) if _is_exact(value) else None
         # orjson writes NaN and infinities as null; only a text with a null can have lost one.
-        if (b"null" not in text or _is_exact(value)) and _MARK not in text:
+        if text is not None and _MARK not in text and not (b"null" in text and _has_non_finite(value)):
             return text.decode()
     except Exception:  # noqa: BLE001, S110  (whatever a hostile value raises: it is described below)
         pass
@@ -84,13 +90,26 @@ def encodable(text: str) -> str:
 
 
 def _is_exact(value: Any) -> bool:
-    """Return whether *value* has nothing but what orjson writes as it is; where in doubt, False."""
-    kind = type(value)
-    if kind is dict:
-        return all(map(_is_exact, value.values()))
-    if kind is list or kind is tuple:
-        return all(map(_is_exact, value))
-    return math.isfinite(value) if kind is float else kind in _SCALARS
+    """Return whether *value* has nothing but Python's own JSON types in it; where in doubt, False.
+
+    orjson owns nothing of what it reads. If any Python code could run meanwhile (its `default`, the `value` of an enum,
+    a `__repr__`), another thread that empties a container would crash the process. None can for these types.
+    """
+    level = [value]
+    for _ in range(_MAX_ORJSON_DEPTH):
+        if len(level) > _MAX_LEVEL or not _EXACT.issuperset(map(type, level)):
+            return False
+        level = gc.get_referents(*level)  # what dicts and lists hold, keys too: this loop is C's
+        if not level:
+            return True
+    return False
+
+
+def _has_non_finite(value: Any) -> bool:
+    """Return whether exact JSON types can hold a NaN or an infinity; now and then a text looks as if."""
+    marshalled = marshal.dumps(value, _MARSHAL_VERSION)
+    is_possible = b"\x7f" in marshalled or b"\xff" in marshalled  # almost no finite float has these
+    return is_possible and _NON_FINITE.search(marshalled) is not None
 
 
 def _plain(value: Any, above: set[int]) -> Any:

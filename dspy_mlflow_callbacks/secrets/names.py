@@ -30,6 +30,10 @@ _WORDS = (
     r"|conn(?:ection)?[-_. ]?str(?:ing)?s?|shared[-_. ]?access[-_. ]?signature"
 )
 
+_BEYOND_ASCII = r"\x{80}-\x{10FFFF}"
+NAME = rf"[A-Za-z0-9_.{_BEYOND_ASCII}-]"
+"""A character of a name in a text, for `Mark`."""
+
 _ANY_CASE = rf"(?i-u:{_WORDS}|token)[0-9]*"
 _IN_KEY = rf"(?:(?i-u:{_WORDS})[0-9]*|(?i-u:token)[0-9]*(?:[-_. ]?(?i-u:{_TOLD_OF}))?)"
 
@@ -46,7 +50,7 @@ _AFTER_COLON = (
 )
 
 VALUES = (
-    rf"{_ANY_CASE}(?:[-_.A-Z][A-Za-z0-9_.-]*)?"
+    rf"{_ANY_CASE}(?:[-_.A-Z{_BEYOND_ASCII}]{NAME}*)?"
     rf"(?:(?:\\*[\"'`])?\]?{SPACE}*=|(?:\\+\"|\\*['`])\]?{SPACE}*:|\]?{SPACE}*:{_AFTER_COLON}|>| ## \]\])"
     rf"|(?i-u:authorization|cookie2?){SPACE}*:"
     rf"|--[A-Za-z0-9_-]*(?i-u:{_WORDS}|token)[A-Za-z0-9_-]* "
