@@ -23,14 +23,24 @@ class Stats:
         dropped: Calls that a middleware, MLflow's sampling or a disabled tracing left out; what is below them is left
             out too and not counted.
         failed: Spans lost or left incomplete because a step or the engine failed.
+        stored: Traces that this package has stored itself. Those of the native engine are stored by MLflow, which does
+            not tell.
+        lost: Traces that ended and are not stored: there was no room for them while the store was away, or it refused
+            them.
         open: Calls of the process that have started and not ended.
+        queued: Traces of the process that have ended and wait to be stored.
+        bytes: Roughly how many bytes these hold.
     """
 
     started: int
     ended: int
     dropped: int
     failed: int
+    stored: int
+    lost: int
     open: int
+    queued: int
+    bytes: int
 
 
 class _Count:
@@ -54,15 +64,15 @@ class Counters:
     """The counts behind `Stats`; adding to one is safe from any thread."""
 
     def __init__(self) -> None:
-        self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed")}
+        self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
 
     def add(self, name: str) -> None:
         """Count one more."""
         self._counts[name].add()
 
-    def stats(self, open_calls: int) -> Stats:
-        """Return the counts of now."""
-        return Stats(**{name: count.value() for name, count in self._counts.items()}, open=open_calls)
+    def stats(self, **of_process: int) -> Stats:
+        """Return the counts of now, with those *of_process*: `open`, `queued` and `bytes`."""
+        return Stats(**{name: count.value() for name, count in self._counts.items()}, **of_process)
 
 
 class WarnOnce:

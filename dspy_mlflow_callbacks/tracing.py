@@ -12,14 +12,14 @@ import attrs
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
+from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.events import EMPTY, CallEnd, CallKind, CallStart, SpanEnd
 from dspy_mlflow_callbacks.lm_internals import LMWatch
-from dspy_mlflow_callbacks.middleware import Chain, MiddlewareError
-from dspy_mlflow_callbacks.payload import PayloadStepError, PayloadSteps
+from dspy_mlflow_callbacks.middleware import Chain
+from dspy_mlflow_callbacks.spans.engine import Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
-from dspy_mlflow_callbacks.spans.native import NativeEngine
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
-from dspy_mlflow_callbacks.stats import Counters, Stats, WarnOnce
+from dspy_mlflow_callbacks.stats import Counters, Stats
 
 _ADAPTER_KINDS = (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE)
 _NOTHING = SpanEnd()
@@ -30,39 +30,38 @@ class Tracing:
     """Turns the starts and ends of calls into spans.
 
     What goes wrong in here costs the span, never the call: `callbacks` is the boundary that catches it.
+
+    Args:
+        chain: The middleware.
+        engine: Opens spans.
+        counters: Where calls are counted.
+        lost: Told of each error that cost a span.
+        capture: Which content is recorded.
+        open_spans: The calls of the process that are open.
     """
 
     def __init__(
         self,
         chain: Chain,
+        engine: Engine,
+        counters: Counters,
+        lost: Callable[[Exception], object],
         *,
         capture: Capture = EVERYTHING,
-        payload_steps: PayloadSteps | None = None,
-        experiment: str | None = None,
         open_spans: OpenSpans = OPEN_SPANS,
     ) -> None:
         self.chain = chain
+        self.lost = lost
+        self._engine = engine
+        self._counters = counters
         self._capture = capture
-        self._engine = NativeEngine(payload_steps or PayloadSteps(), experiment, on_loss=self.lost)
         self._open_spans = open_spans
-        self._counters = Counters()
-        self._warn = WarnOnce()
 
     def stats(self) -> Stats:
         """Return the counts of now."""
-        return self._counters.stats(len(self._open_spans))
-
-    def lost(self, error: Exception) -> None:
-        """Count a span that *error* cost, and say so once."""
-        self._counters.add("failed")
-        if isinstance(error, MiddlewareError):
-            self._warn(id(error.step), f"A middleware failed; its calls are not recorded: {error}", error)
-        elif isinstance(error, PayloadStepError):
-            self._warn(id(error.step), f"A payload step failed; its payloads are withheld: {error}", error)
-        elif isinstance(error, ExperimentError):
-            self._warn(ExperimentError, f"{error}. The program goes on without them.")
-        else:
-            self._warn(type(error), f"A span was lost or is incomplete: {error!r}", error)
+        return self._counters.stats(
+            open=len(self._open_spans), queued=EXPORTER.queued, bytes=EXPORTER.queued_bytes
+        )
 
     def start(
         self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, governs: bool = False
@@ -151,7 +150,7 @@ class Tracing:
         if around.around is not None:
             return around.around, around.around.span
         # What a middleware dropped is left behind already: `unmute`.
-        return None, self._engine.around(around.span) if around.is_suppressed else None
+        return None, around.span.around if around.is_suppressed else None
 
     def _decision(self, parent: OpenCall | None, above: Any) -> bool | None:
         """Return what was decided for the trace before this call; None where this call decides."""
@@ -180,7 +179,7 @@ class Tracing:
             return
         call = self._open_spans.take(call_id)
         if call.start is None:
-            self._engine.close(call.span, _NOTHING)
+            call.span.close(_NOTHING)
             return
         if not call.is_hidden:
             self._finish(call, call.start, CallEnd(call_id=call_id, outputs=outputs, exception=exception))
@@ -202,11 +201,11 @@ class Tracing:
         except ExperimentError:  # the trace is lost as a whole: what runs below must not become traces of its own
             self._hold_dropped(call.call_id, self._engine.mute(above, call.call_id))
             raise
-        if span.is_recording:
+        if span.records:
             self._hold(kept, span, parent)
         else:
             self._hold_dropped(call.call_id, span)
-        return not span.is_recording
+        return not span.records
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
         held = OpenCall(call_id=call.call_id, start=call, span=span, owner=self)
@@ -260,7 +259,7 @@ class Tracing:
         if call.kind is CallKind.ADAPTER_FORMAT and parent is not None and not parent.is_hidden:
             adapter = type(call.instance).__name__
             if parent.unparsed is not None and parent.unparsed != adapter:
-                self._engine.add_event(parent.span, fallback_event(parent.unparsed, adapter))
+                parent.span.note(fallback_event(parent.unparsed, adapter))
             parent.unparsed = adapter
 
     def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
@@ -270,7 +269,7 @@ class Tracing:
         try:
             described = describe_end(start, self.chain.on_end(end), self._capture)
         finally:
-            self._engine.close(call.span, _with_cpu_time(described, call.cpu_started))
+            call.span.close(_with_cpu_time(described, call.cpu_started))
             self._counters.add("ended")
 
     def _note_parsed(self, start: CallStart) -> None:
@@ -282,7 +281,7 @@ class Tracing:
         """Close what is still open below a root that has ended: its end may never come."""
         for call in self._open_spans.abandon(trace):
             if not call.is_hidden:
-                self._engine.close(call.span, _ABANDONED)
+                call.span.close(_ABANDONED)
                 self._counters.add("ended")
 
 

@@ -13,10 +13,15 @@ from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
 from dspy_mlflow_callbacks.config import TracingConfig, TracingOptions, set_verbosity
 from dspy_mlflow_callbacks.describe import Capture
 from dspy_mlflow_callbacks.events import CallKind
+from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.flushing import flush
+from dspy_mlflow_callbacks.losses import Losses
 from dspy_mlflow_callbacks.middleware import Chain, Middleware
 from dspy_mlflow_callbacks.payload import PayloadStep, PayloadSteps
 from dspy_mlflow_callbacks.peers import PEERS
-from dspy_mlflow_callbacks.stats import Stats
+from dspy_mlflow_callbacks.spans.engine import Engine
+from dspy_mlflow_callbacks.spans.recorded_traces import Settings
+from dspy_mlflow_callbacks.stats import Counters, Stats
 from dspy_mlflow_callbacks.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -80,23 +85,35 @@ class TracingCallback(BaseCallback):
         if payload_steps is not None:
             _refuse_beside_payload_steps(options)
         set_verbosity(self.config.verbosity)
-        self._tracing = Tracing(
-            Chain([*self.config.middleware(), *self._own_middleware]),
-            capture=Capture(
-                inputs=self.config.capture_inputs,
-                outputs=self.config.capture_outputs,
-                messages=self.config.capture_messages,
-            ),
-            payload_steps=PayloadSteps(
-                self.config.payload_steps() if self._own_payload_steps is None else self._own_payload_steps
-            ),
-            experiment=self.config.experiment,
-        )
+        self._tracing = self._tracing_of(self.config)
         self._governed: dict[str, list[Callable[[], None]]] = {}  # call_id → what is undone when it ends
         if self.config.enabled:
             dspy_internals.install(mlflow_internals.in_current_context)
             lm_internals.install()
             PEERS.install(_hears)
+
+    def _tracing_of(self, config: TracingConfig) -> Tracing:
+        steps = config.payload_steps() if self._own_payload_steps is None else self._own_payload_steps
+        counters = Counters()
+        losses = Losses(counters)
+        settings = Settings(
+            payload_steps=PayloadSteps(steps),
+            on_loss=losses,
+            counters=counters,
+            limits=config.limits(),
+            tail_sampler=config.tail_sampler,
+        )
+        capture = Capture(
+            inputs=config.capture_inputs, outputs=config.capture_outputs, messages=config.capture_messages
+        )
+        EXPORTER.exit_timeout_s = config.exit_timeout_s
+        return Tracing(
+            Chain([*config.middleware(), *self._own_middleware]),
+            Engine(settings, config.experiment, config.engine),
+            counters,
+            losses,
+            capture=capture,
+        )
 
     def __repr__(self) -> str:
         said = [f"{name}={getattr(self.config, name)!r}" for name in self.config.changed()]
@@ -125,6 +142,10 @@ class TracingCallback(BaseCallback):
     def stats(self) -> Stats:
         """Return what this callback has counted so far."""
         return self._tracing.stats()
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until what has ended is stored; see `dspy_mlflow_callbacks.flush`."""
+        return flush(timeout)
 
     on_module_start, on_module_end = _governing_hooks(CallKind.MODULE)
     on_lm_start, on_lm_end = _governing_hooks(CallKind.LM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import attrs
 
 from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.middleware import SamplingRule
+from dspy_mlflow_callbacks.tail_sampling import TailSampler
 
 
 def option(
@@ -69,7 +71,7 @@ def plain(name: str, value: Any) -> Any:
         raise TypeError(message)
     if isinstance(value, CallKind):
         return value.value
-    if isinstance(value, SamplingRule):
+    if isinstance(value, (SamplingRule, TailSampler)):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {key: plain(name, item) for key, item in value.items()}
@@ -91,6 +93,29 @@ def documentation(field: attrs.Attribute[Any], variable: str) -> str:
     allowed = f"Allowed: {field.metadata['allowed']}."
     unit = f" Unit: {field.metadata['unit']}." if field.metadata["unit"] else ""
     return f"{field.metadata['doc']} {allowed}{unit} Default: {default_text(field)}. Variable: {variable}."
+
+
+def number_from(least: float) -> Callable[[Any], float]:
+    """Return a check that a value is a number and at least *least*."""
+    return _number(lambda value: value >= least, f"at least {least}")
+
+
+def number_above(bound: float) -> Callable[[Any], float]:
+    """Return a check that a value is a number and above *bound*."""
+    return _number(lambda value: value > bound, f"above {bound}")
+
+
+def _number(fits: Callable[[float], bool], allowed: str) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            message = f"must be a number {allowed}, got {value!r}"
+            raise TypeError(message)
+        if not (math.isfinite(value) and fits(value)):
+            message = f"must be a number {allowed}, got {value!r}"
+            raise ValueError(message)
+        return value
+
+    return check
 
 
 def one_of(choices: Iterable[str]) -> Callable[[Any], str]:

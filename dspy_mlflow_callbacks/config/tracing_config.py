@@ -14,6 +14,8 @@ from dspy_mlflow_callbacks.config import environment
 from dspy_mlflow_callbacks.config.environment import Wrong, variable_of
 from dspy_mlflow_callbacks.config.options import (
     documentation,
+    number_above,
+    number_from,
     one_of,
     option,
     optional,
@@ -24,6 +26,7 @@ from dspy_mlflow_callbacks.config.options import (
 )
 from dspy_mlflow_callbacks.config.verbosity import VERBOSITIES, lets_warn
 from dspy_mlflow_callbacks.events import EMPTY, CallKind, CallStart
+from dspy_mlflow_callbacks.export.waiting import Limits
 from dspy_mlflow_callbacks.middleware import (
     KindFilter,
     LevelFilter,
@@ -35,14 +38,18 @@ from dspy_mlflow_callbacks.middleware import (
     TagInjector,
 )
 from dspy_mlflow_callbacks.payload import PayloadLimit, PayloadStep, Redactor
+from dspy_mlflow_callbacks.tail_sampling import TailSampler
+from dspy_mlflow_callbacks.tail_sampling import tail_sampler as tail_sampler_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-ENGINES = ("auto", "native")
+ENGINES = ("auto", "recorded", "native")
 
 MAX_NAME_CHARACTERS = 500
 """The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
+
+_LIMITS = Limits()
 
 Text = str | Callable[[CallStart], "str | None"]
 
@@ -73,6 +80,13 @@ class TracingOptions(TypedDict, total=False):
     evaluate: bool
     compile: bool
     engine: str
+    tail_sampler: TailSampler | Mapping[str, Any] | None
+    max_queue_traces: int
+    max_queue_bytes: int
+    on_full: str
+    max_block_s: float
+    exit_timeout_s: float
+    max_open_s: float
     verbosity: str | None
 
 
@@ -210,10 +224,70 @@ class TracingConfig:
     compile: bool = _switch("Whether optimizers are recorded, with what they run.")
     engine: str = option(
         "auto",
-        "How spans are made: `native` goes through MLflow's tracing API; `auto` takes what fits the destination.",
+        "How spans are made: `recorded` keeps light spans and stores whole traces in batches, where traces go to a "
+        "tracking store; `native` goes through MLflow's tracing API, wherever that goes; `auto` takes `recorded` where "
+        "it can.",
         allowed=", ".join(ENGINES),
         read=str,
         check=one_of(ENGINES),
+    )
+    tail_sampler: TailSampler | None = option(
+        None,
+        "Which ended traces are stored (recorded engine); none is all. Keys: `keep_errors`, `min_duration_s`, "
+        "`min_cost_usd`, `min_tokens`, `background_ratio`.",
+        allowed="a JSON object; in code also a `TailSampler`",
+        read=environment.as_json,
+        check=optional(tail_sampler_of),
+    )
+    max_queue_traces: int = option(
+        _LIMITS.max_traces,
+        "The most ended traces that wait to be stored (recorded engine).",
+        allowed="a whole number from 1 on",
+        unit="traces",
+        read=environment.as_whole_number,
+        check=lambda value: Limits(max_traces=value).max_traces,
+    )
+    max_queue_bytes: int = option(
+        _LIMITS.max_bytes,
+        "The most that waiting traces hold, roughly (recorded engine).",
+        allowed="a whole number from 1 on",
+        unit="bytes",
+        read=environment.as_whole_number,
+        check=lambda value: Limits(max_bytes=value).max_bytes,
+    )
+    on_full: str = option(
+        _LIMITS.on_full,
+        "What happens to a trace for which there is no room: `block` lets the call wait for some (`max_block_s`) "
+        "before the trace is lost, `drop` does not (recorded engine).",
+        allowed="block, drop",
+        read=str,
+        check=lambda value: Limits(on_full=value).on_full,
+    )
+    max_block_s: float = option(
+        _LIMITS.max_block_s,
+        "How long a call waits at most for room for its trace (recorded engine).",
+        allowed="a number above 0",
+        unit="seconds",
+        read=environment.as_number,
+        check=lambda value: Limits(max_block_s=value).max_block_s,
+    )
+    exit_timeout_s: float = option(
+        10.0,
+        "How long the interpreter's exit waits at most for traces to be stored (recorded engine). The process has one "
+        "limit: the last callback that is made sets it.",
+        allowed="a number from 0 on",
+        unit="seconds",
+        read=environment.as_number,
+        check=number_from(0),
+    )
+    max_open_s: float = option(
+        300.0,
+        "After how long a trace that is still running is stored so far, as in progress; the rest follows (recorded "
+        "engine).",
+        allowed="a number above 0",
+        unit="seconds",
+        read=environment.as_number,
+        check=number_above(0),
     )
     verbosity: str | None = option(
         None,
@@ -230,6 +304,9 @@ class TracingConfig:
         refuse_unknown(options, OPTIONS)
         values: Any = options  # each option's check makes of it what is kept
         self.__attrs_init__(**values)
+        if self.tail_sampler is not None and self.engine == "native":
+            message = "tail_sampler needs whole traces, which engine='native' does not have; allowed are auto, recorded"
+            raise ValueError(message)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, **arguments: Unpack[TracingOptions]) -> TracingConfig:
@@ -288,6 +365,15 @@ class TracingConfig:
         """
         changes: Any = options
         return attrs.evolve(self, **changes)
+
+    def limits(self) -> Limits:
+        """Return how much may wait to be stored."""
+        return Limits(
+            max_traces=self.max_queue_traces,
+            max_bytes=self.max_queue_bytes,
+            on_full=self.on_full,
+            max_block_s=self.max_block_s,
+        )
 
     def middleware(self) -> tuple[Middleware, ...]:
         """Return the middleware that the options ask for, in the order in which they run."""

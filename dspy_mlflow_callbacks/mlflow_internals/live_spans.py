@@ -49,9 +49,14 @@ def end_span(span: Any, *, is_priced: bool) -> None:
         span.set_status(_OK)
     if is_priced and should_compute_cost_client_side():
         set_span_cost_attribute(live_span(span))
-    if get_config().span_processors:  # what the user gave to `mlflow.tracing.configure`
+    if has_span_processors():
         apply_span_processors(live_span(span))
     span.end()
+
+
+def has_span_processors() -> bool:
+    """Return whether the user gave MLflow functions that are to see each of its spans (`mlflow.tracing.configure`)."""
+    return bool(get_config().span_processors)
 
 
 @functools.lru_cache(maxsize=64)

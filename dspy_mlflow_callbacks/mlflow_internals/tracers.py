@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from dspy_mlflow_callbacks.background import STORE_SECONDS, Search
+from dspy_mlflow_callbacks.mlflow_internals.recorders import Recorder
 
 # MLflow imports this, and a second's worth of modules with it, when it starts its first trace: not in a user's call.
 with suppress(ImportError):
@@ -52,7 +53,8 @@ ids = _Ids()
 class Tracer:
     """MLflow's OpenTelemetry tracer and its context, as long as MLflow keeps its tracer provider.
 
-    MLflow reads environment variables to find each of them, at every call.
+    MLflow reads environment variables to find each of them, at every call. *recorder* is None where traces go elsewhere
+    than to a tracking store.
     """
 
     provider: Any
@@ -61,6 +63,7 @@ class Tracer:
     _is_isolated: bool
     _is_shared: bool
     asks_for_experiment: bool
+    recorder: Any
 
     @classmethod
     def find(cls) -> Tracer:
@@ -74,7 +77,13 @@ class Tracer:
         of_provider = provider.provider.get()
         processors = getattr(getattr(of_provider, "_active_span_processor", None), "_span_processors", ())
         asks = any(isinstance(each, MlflowV3SpanProcessor) for each in processors)  # others need no experiment
-        return cls(of_provider, tracer, provider.get_context_api(), is_isolated, is_shared, asks)
+        recorder = None if is_shared else Recorder.find(of_provider)
+        return cls(of_provider, tracer, provider.get_context_api(), is_isolated, is_shared, asks, recorder)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether MLflow traces: its tracing is not disabled."""
+        return isinstance(self.tracer, SdkTracer)
 
     @property
     def is_current(self) -> bool:

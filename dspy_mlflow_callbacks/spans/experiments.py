@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import mlflow
 from mlflow.entities import LifecycleStage
@@ -92,6 +93,41 @@ class Experiment(SoughtExperiment):
 
     def __init__(self, name_or_id: str, *, seconds: float = STORE_SECONDS) -> None:
         super().__init__(f"the experiment {name_or_id!r}", functools.partial(_find, name_or_id), seconds)
+
+
+class ChosenExperiment:
+    """The experiment of traces that begin here.
+
+    Args:
+        name_or_id: What the callback was told, if anything.
+    """
+
+    def __init__(self, name_or_id: str | None) -> None:
+        self._experiment = None if name_or_id is None else Experiment(name_or_id)
+
+    def id(self, run: Any) -> str | None:
+        """Return its id; None leaves it to MLflow.
+
+        Args:
+            run: The MLflow run that is active in the calling thread, if any.
+
+        Raises:
+            ExperimentError: if the store does not say, or the experiment is deleted.
+        """
+        if self._experiment is not None:
+            return self._experiment.id()
+        if run is not None and not internals.has_destination():
+            return str(run.info.experiment_id)
+        name, experiment_id = internals.experiment_variables()
+        return experiment_of_variables(name, experiment_id).id() if name or experiment_id else None
+
+    def names(self) -> tuple[str, ...]:
+        """Return the id and the name of the experiment of now; empty if the store does not say."""
+        try:
+            chosen = self.id(internals.calling_run())
+        except ExperimentError:
+            return ()
+        return NAMES(internals.active_experiment_id() if chosen is None else chosen)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,9 +1,9 @@
-"""What leaves the process with a span: its content goes through the payload steps when the span closes."""
+"""What leaves the process with a span and its trace: its content goes through the payload steps first."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ import orjson
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.payload import Payload, PayloadSteps
 from dspy_mlflow_callbacks.payload.step import Place
+from dspy_mlflow_callbacks.spans.attributes import CALL_ID
 
 # What MLflow and this package say of the span itself, and what is only numbers: no step is asked for it.
 _OWN = frozenset(
@@ -19,8 +20,8 @@ _OWN = frozenset(
         internals.SPAN_TYPE,
         internals.LOG_LEVEL,
         internals.EXPERIMENT_ID,
+        CALL_ID,
         "dspy.kind",
-        "dspy.call_id",
         "dspy.cpu_time_s",
         "mlflow.chat.tokenUsage",
         "mlflow.llm.cost",
@@ -32,18 +33,15 @@ _PLACES: dict[str, Place] = {internals.INPUTS: "inputs", internals.OUTPUTS: "out
 Content = tuple[Place, str, str, bool, Callable[[str], object]]
 
 
-def run_steps(steps: PayloadSteps, span: Any, failed: Callable[[Exception], object], *, with_trace: bool) -> None:
-    """Run *steps* on all content of a span that is about to end, whoever put it there.
+def run_steps(steps: PayloadSteps, content: Iterable[Content], failed: Callable[[Exception], object]) -> None:
+    """Run *steps* on all content that is about to leave, whoever put it there.
 
     Args:
         steps: The payload steps.
-        span: OpenTelemetry's span.
+        content: Of `span_content` and `trace_content`.
         failed: Told of each step that failed.
-        with_trace: Whether the tags, metadata and previews of its trace are looked at too.
     """
-    content = [*_attributes(span), *_events(span), *_error(span)]
-    if with_trace:
-        content += _trace(span)
+    content = list(content)
     if steps.clears("\n".join([f'"{name}":{text}' for _, name, text, _, _ in content])):
         return
     payloads = [
@@ -54,12 +52,42 @@ def run_steps(steps: PayloadSteps, span: Any, failed: Callable[[Exception], obje
             replace(after.text)
 
 
-def _attributes(span: Any) -> Iterator[Content]:
+def span_content(span: Any, set_attribute: Callable[[str, Any], object]) -> Iterator[Content]:
+    """Yield what a span says.
+
+    Args:
+        span: OpenTelemetry's span, or a light one.
+        set_attribute: Puts another value under an attribute's name, whether the span has ended or not.
+    """
     for key, value in span.attributes.copy().items():
         if key not in _OWN:
             place: Place = _PLACES.get(key, "attribute")
             name = key if place == "attribute" else place
-            yield from _content(place, name, value, functools.partial(span.set_attribute, key), is_json=True)
+            yield from _content(place, name, value, functools.partial(set_attribute, key), is_json=True)
+    for event in span.events:
+        for key, value in (event.attributes or {}).items():
+            replace = functools.partial(internals.replace_event_attribute, event, key)
+            yield from _content("event", key, value, replace, is_json=False)
+    description = span.status.description
+    if description:
+        yield "error", "error", description, False, functools.partial(internals.replace_status_description, span)
+
+
+def trace_content(tags: MutableMapping[str, str], metadata: MutableMapping[str, str]) -> Iterator[Content]:
+    """Yield what a trace says beside its spans."""
+    yield from _texts("tag", tags)
+    yield from _texts("metadata", metadata)
+
+
+def preview_content(info: Any) -> Iterator[Content]:
+    """Yield what the user chose as previews; MLflow makes its own of the root's inputs and outputs as they leave.
+
+    Args:
+        info: MLflow's `TraceInfo`.
+    """
+    previews = {name: getattr(info, name) for name in ("request_preview", "response_preview")}
+    for name, text in previews.items():
+        yield from _content("metadata", name, text, functools.partial(setattr, info, name), is_json=False)
 
 
 def _content(
@@ -75,31 +103,6 @@ def _content(
 def _tuple(text: str) -> Any:
     value = orjson.loads(text)
     return tuple(map(str, value)) if isinstance(value, list) else value
-
-
-def _events(span: Any) -> Iterator[Content]:
-    for event in span.events:
-        for key, value in (event.attributes or {}).items():
-            replace = functools.partial(internals.replace_event_attribute, event, key)
-            yield from _content("event", key, value, replace, is_json=False)
-
-
-def _error(span: Any) -> Iterator[Content]:
-    description = span.status.description
-    if description:
-        replace = functools.partial(internals.replace_status_description, span)
-        yield from _content("error", "error", description, replace, is_json=False)
-
-
-def _trace(span: Any) -> Iterator[Content]:
-    info = internals.trace_info(span)
-    if info is not None:
-        yield from _texts("tag", info.tags)
-        yield from _texts("metadata", info.trace_metadata)
-        # What the user chose as previews; MLflow makes its own of the root's inputs and outputs as they leave.
-        previews = {name: getattr(info, name) for name in ("request_preview", "response_preview")}
-        for name, text in previews.items():
-            yield from _content("metadata", name, text, functools.partial(setattr, info, name), is_json=False)
 
 
 def _texts(place: Place, texts: MutableMapping[str, str]) -> Iterator[Content]:

@@ -1,0 +1,206 @@
+"""Traces that MLflow has in memory: how one of ours gets among them when somebody looks at it, and leaves again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from mlflow.entities import Trace, TraceData, TraceInfo, TraceLocation, TraceState
+from mlflow.entities.span import LiveSpan, Span
+from mlflow.pyfunc.context import get_prediction_context
+from mlflow.tracing.constant import (
+    TRACE_SCHEMA_VERSION,
+    TRACE_SCHEMA_VERSION_KEY,
+    SpanAttributeKey,
+    TraceMetadataKey,
+    TraceTagKey,
+)
+from mlflow.tracing.display import get_display_handler
+from mlflow.tracing.display.display_handler import is_trace_ui_available
+from mlflow.tracing.fluent import _EVAL_REQUEST_ID_TO_TRACE_ID, _set_last_active_trace_id
+from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.tracing.utils import (
+    add_size_stats_to_trace_metadata,
+    maybe_get_dependencies_schemas,
+    maybe_get_logged_model_id,
+    maybe_get_request_id,
+)
+from mlflow.tracing.utils.truncation import set_request_response_preview
+from mlflow.tracking.fluent import _get_active_model_id_global
+from mlflow.utils.workspace_context import get_request_workspace
+
+Texts = dict[str, str]
+
+# What `Recorder.processor` derives from the root as it ends: MLflow's exporter stores it in a trace's metadata.
+_DERIVED = frozenset({TRACE_SCHEMA_VERSION_KEY, TraceMetadataKey.INPUTS, TraceMetadataKey.OUTPUTS})
+
+_TAG_PREFIX = SpanAttributeKey.TRACE_TAG_PREFIX
+SESSION, USER = TraceMetadataKey.TRACE_SESSION, TraceMetadataKey.TRACE_USER
+
+workspace = get_request_workspace
+set_last_active_trace_id = _set_last_active_trace_id
+
+
+def surroundings() -> tuple[Texts, Texts]:
+    """Return the tags and metadata of a trace that begins here inside a model's prediction, an evaluation or a model.
+
+    As `BaseMlflowSpanProcessor._get_basic_trace_tags` and `_get_basic_trace_metadata` have them.
+    """
+    model_id = _get_active_model_id_global()
+    if get_prediction_context() is None:
+        return {}, {} if model_id is None else {TraceMetadataKey.MODEL_ID: model_id}
+    tags = dict(maybe_get_dependencies_schemas() or {})
+    request_id = maybe_get_request_id(is_evaluate=True)
+    if request_id:
+        tags[TraceTagKey.EVAL_REQUEST_ID] = request_id
+    model_id = model_id or maybe_get_logged_model_id()
+    return tags, {TraceMetadataKey.MODEL_ID: model_id} if model_id else {}
+
+
+def source_metadata(processor: Any) -> Mapping[str, str]:
+    """Return what MLflow says of the process in every trace's metadata: user, source, version control."""
+    return processor._env_metadata
+
+
+def new_info(
+    trace_id: str, root: Any, *, experiment_id: str, tags: Texts, metadata: Texts, processor: Any
+) -> TraceInfo:
+    """Return what MLflow's processor would register for a trace that begins with *root*.
+
+    Args:
+        trace_id: MLflow's id of the trace.
+        root: The root span.
+        experiment_id: The experiment.
+        tags: Those of the trace.
+        metadata: That of the trace.
+        processor: MLflow's span processor.
+    """
+    return TraceInfo(
+        trace_id=trace_id,
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=root.start_time // 1_000_000,
+        execution_duration=None,
+        state=TraceState.IN_PROGRESS,
+        trace_metadata={
+            **source_metadata(processor),
+            TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION),
+            **metadata,
+        },
+        tags={**tags, TraceTagKey.TRACE_NAME: root.name},
+    )
+
+
+def register_trace(otel_trace_id: int, info: TraceInfo, *, is_remote: bool) -> Any:
+    """Put a trace among those that MLflow has in memory, and return MLflow's entry of it."""
+    manager = InMemoryTraceManager.get_instance()
+    manager.register_trace(otel_trace_id, info, is_remote_trace=is_remote)
+    return manager._traces[info.trace_id]
+
+
+def trace_entry(otel_trace_id: int) -> Any:
+    """Return MLflow's entry of a trace that it has in memory; None if it has none."""
+    manager = InMemoryTraceManager.get_instance()
+    return manager._traces.get(manager._otel_id_to_mlflow_trace_id.get(otel_trace_id))
+
+
+def register_span(span: Any, otel_trace_id: int, entry: Any) -> None:
+    """Make *span* a live span of MLflow's.
+
+    Args:
+        span: OpenTelemetry's.
+        otel_trace_id: Its trace.
+        entry: MLflow's entry of the trace. It has room for 1,000 traces, and for an hour: one that was put out is put
+            back.
+    """
+    manager = InMemoryTraceManager.get_instance()
+    trace_id = entry.info.trace_id
+    live = LiveSpan(span, trace_id, json.loads(span.attributes["mlflow.spanType"]))
+    with manager._lock:
+        if trace_id not in manager._traces:
+            manager._traces[trace_id] = entry
+            manager._otel_id_to_mlflow_trace_id[otel_trace_id] = trace_id
+        entry.span_dict[live.span_id] = live
+
+
+def forget_trace(otel_trace_id: int, entry: Any) -> None:
+    """Take a trace out of those that MLflow has in memory."""
+    manager = InMemoryTraceManager.get_instance()
+    with manager._lock:
+        manager._otel_id_to_mlflow_trace_id.pop(otel_trace_id, None)
+        manager._traces.pop(entry.info.trace_id, None)
+
+
+def others_spans(entry: Any, span_class: type) -> list[Any]:
+    """Return MLflow's spans of a trace which are not of *span_class*, as they are now, as ended or running ones."""
+    with InMemoryTraceManager.get_instance()._lock:
+        spans = list(entry.span_dict.values())
+    return [span for span in spans if not isinstance(span._span, span_class)]
+
+
+def attachments_of(entry: Any) -> dict[str, Any]:
+    """Return the binary content of all spans of a trace by attachment id."""
+    attachments: dict[str, Any] = {}
+    for span in list(entry.span_dict.values()):
+        attachments.update(span._attachments)
+    return attachments
+
+
+def is_said_by_spans(info: TraceInfo, processor: Any) -> bool:
+    """Return whether all that *info* says can be said by spans, so that the store needs no `start_trace`.
+
+    Spans carry tags, session and user; previews, times, state, tokens and cost are derived of them.
+    """
+    said = _DERIVED | {SESSION, USER, TraceMetadataKey.SOURCE_RUN, *source_metadata(processor)}
+    return (
+        info.trace_metadata.keys() <= said
+        and not info.client_request_id
+        and not info.request_preview
+        and not info.response_preview
+        and not info.assessments
+        and info.state is TraceState.IN_PROGRESS
+    )
+
+
+def attributes_of_trace(info: TraceInfo, processor: Any) -> Iterator[tuple[str, str]]:
+    """Yield the attributes of a root with which it says what *info* says, as JSON texts by name.
+
+    The store makes tags of those that begin with `mlflow.traceTag.`, and session and user of the other two. Where the
+    process runs is metadata with MLflow's exporter and a tag here: spans have no other way to say it.
+    """
+    for key, text in {**source_metadata(processor), **info.tags}.items():
+        yield f"{_TAG_PREFIX}{key}", json.dumps(str(text))
+    for metadata_key, key in ((SESSION, "session.id"), (USER, "user.id")):
+        if metadata_key in info.trace_metadata:
+            yield key, json.dumps(str(info.trace_metadata[metadata_key]))
+
+
+def complete_info(info: TraceInfo, root: Any, spans: Iterable[Any], processor: Any) -> None:
+    """Say in *info* what MLflow says when a trace has ended: times, state, tokens, previews, size."""
+    mlflow_spans = [Span(span) for span in spans]
+    by_id = {span.span_id: span for span in mlflow_spans}
+    processor._update_trace_info(SimpleNamespace(info=info, span_dict=by_id), root)
+    trace = Trace(info, TraceData(mlflow_spans))
+    set_request_response_preview(info, trace.data)
+    add_size_stats_to_trace_metadata(trace)
+
+
+def note_evaluated(tags: Mapping[str, str], trace_id: str) -> bool:
+    """Tell MLflow's evaluation which trace a request became; return whether it expects the trace to be stored at once."""
+    request_id = tags.get(TraceTagKey.EVAL_REQUEST_ID)
+    if request_id is None:
+        return maybe_get_request_id(is_evaluate=True) is not None
+    _EVAL_REQUEST_ID_TO_TRACE_ID[request_id] = trace_id
+    return True
+
+
+def is_shown() -> bool:
+    """Return whether MLflow shows ended traces here, below a notebook's cell."""
+    return "IPython" in sys.modules and is_trace_ui_available()
+
+
+def show(info: TraceInfo, spans: Iterable[Any]) -> None:
+    """Show a trace that has ended below the notebook's cell."""
+    get_display_handler().display_traces([Trace(info, TraceData([Span(span) for span in spans]))])

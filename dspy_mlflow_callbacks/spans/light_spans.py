@@ -1,0 +1,175 @@
+"""Light spans: they cost next to nothing, and turn into MLflow's live spans when somebody looks at them.
+
+A light span is a span of OpenTelemetry's API and a `ReadableSpan` of its SDK, so that it can stand in MLflow's context
+and be stored. `attributes` and `get_span_context()` are what MLflow, OpenTelemetry and other libraries ask the active
+span for: then it is promoted, with the spans above it, and all that MLflow promises of a live span holds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+from opentelemetry import trace as otel
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import Span as SdkSpan
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from dspy_mlflow_callbacks import mlflow_internals as internals
+
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_UNSET = Status(StatusCode.UNSET)
+_NO_RESOURCE = Resource({})
+
+# Rare, and it reaches into the spans above and into MLflow's memory: one at a time.
+_PROMOTION = threading.RLock()
+
+
+class LightSpan(ReadableSpan, otel.Span):
+    """A span that is open, or has ended and waits to be delivered.
+
+    Args:
+        name: Its name.
+        trace: What it shares with the spans of its trace.
+        above: The light span it nests in; None where there is none.
+        parent: OpenTelemetry's context of the span it nests in, where that is none of ours.
+        span_id: 64 random bits.
+        attributes: JSON texts by name; the span keeps the dict.
+    """
+
+    # What OpenTelemetry's classes read of a span, where it is the same for all of ours.
+    _status = _UNSET
+    _kind = SpanKind.INTERNAL
+    _resource = _NO_RESOURCE
+    _links: Any = ()
+    _events: Any = ()
+    _end_time: int | None = None
+    _instrumentation_scope = None
+    _instrumentation_info = None
+
+    # What `Tracing` reads of an engine's span.
+    records = True
+    _known_context: SpanContext | None = None
+    _is_live = False
+
+    def __init__(
+        self,
+        name: str,
+        trace: Any,
+        above: LightSpan | None,
+        parent: SpanContext | None,
+        span_id: int,
+        attributes: dict[str, Any],
+    ) -> None:
+        self._name = name
+        self.trace = trace
+        self.above = above
+        self._outer = parent
+        self.span_id = span_id
+        self._attributes = attributes
+        self._start_time = time.time_ns()
+
+    def __repr__(self) -> str:
+        return f"LightSpan({self._name!r}, {self.span_id:016x})"
+
+    @property
+    def context(self) -> SpanContext:
+        """OpenTelemetry's context of the span; to ask for it is no look."""
+        known = self._known_context
+        if known is None:
+            known = self._known_context = SpanContext(self.trace.otel_id, self.span_id, False, _SAMPLED)  # noqa: FBT003
+        return known
+
+    _context = context  # type: ignore[assignment]  # where OpenTelemetry's class keeps it
+
+    @property
+    def parent(self) -> SpanContext | None:
+        """OpenTelemetry's context of the span it nests in; None for a root."""
+        return self._outer if self.above is None else self.above.context
+
+    _parent = parent  # type: ignore[assignment]  # where OpenTelemetry's class keeps it
+
+    def get_span_context(self) -> SpanContext:
+        """Return OpenTelemetry's context: who asks starts a span below, or sends the ids somewhere."""
+        self.promote()
+        return self.context
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes: who asks while the span is open looks for MLflow's live span."""
+        self.promote()
+        return MappingProxyType(self._attributes)
+
+    def promote(self) -> None:
+        """Become a live span of MLflow's, unless the span is one or has ended."""
+        if self._is_live or self._end_time is not None:
+            return
+        with _PROMOTION:
+            if not self._is_live:
+                if self.above is not None:
+                    self.above.promote()
+                entry = self.trace.promoted()
+                self._is_live = True
+                internals.register_span(self, self.trace.otel_id, entry)
+
+    def is_recording(self) -> bool:
+        """Return whether the span is open."""
+        return self._end_time is None
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute, as OpenTelemetry's SDK does."""
+        self.set_attributes({key: value})
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes, as OpenTelemetry's SDK does."""
+        if self._end_time is None:
+            checked: Mapping[str, Any] = BoundedAttributes(attributes=attributes, immutable=False)
+            self._attributes.update(checked)
+
+    def replace_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute of a span that may have ended."""
+        self._attributes[key] = value
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Add an event, as OpenTelemetry's SDK does."""
+        if self._end_time is None:
+            self._events = [*self._events, Event(name, BoundedAttributes(attributes=attributes), timestamp)]
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        """Add a link, as OpenTelemetry's SDK does."""
+        if self._end_time is None:
+            self._links = [*self._links, otel.Link(context, attributes)]
+
+    def update_name(self, name: str) -> None:
+        """Give the span another name."""
+        if self._end_time is None:
+            self._name = name
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set the status, as OpenTelemetry's SDK does: OK is final, and nothing is unset."""
+        new = status if isinstance(status, Status) else Status(status, description)
+        if self._end_time is None and self._status.status_code is not StatusCode.OK:
+            if new.status_code is not StatusCode.UNSET:
+                self._status = new
+
+    def record_exception(
+        self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
+    ) -> None:
+        """Add the event of an exception, as OpenTelemetry's SDK does."""
+        sdk: Callable[..., None] = SdkSpan.record_exception  # it needs no more of a span than `add_event`
+        sdk(self, exception, attributes, timestamp, escaped)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span; the second time is none."""
+        if self._end_time is None:
+            self._end_time = time.time_ns() if end_time is None else end_time
+
+
+def is_open(span: otel.Span) -> bool:
+    """Return whether *span* is a light span that is open."""
+    return isinstance(span, LightSpan) and cast("LightSpan", span)._end_time is None

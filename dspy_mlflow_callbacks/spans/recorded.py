@@ -1,0 +1,167 @@
+"""The recorded engine: light spans, handed over as whole traces when they have ended.
+
+A call pays for a span's facts and nothing else. Payload steps, tail sampling, MLflow's own facts of a trace and the way
+to the store come later, in the thread that delivers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from opentelemetry import trace as otel
+from opentelemetry.trace import Status, StatusCode
+
+from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.spans.around import is_users_span_within
+from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
+from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment, ExperimentError
+from dspy_mlflow_callbacks.spans.light_spans import LightSpan
+from dspy_mlflow_callbacks.spans.recorded_traces import ForeignTrace, OwnTrace, RecordedTrace, Settings
+
+_OK = Status(StatusCode.OK)
+_ERROR_LEVEL = "40"
+
+
+class RecordedSpan(LightSpan):
+    """A light span of a call.
+
+    Attributes:
+        settings: What the callback that records the call says of content and delivery.
+    """
+
+    settings: Settings
+    is_entry = False
+    _detach: Callable[[], None]
+
+    @property
+    def around(self) -> otel.Span:
+        """What calls below nest in that are recorded all the same."""
+        return self
+
+    def close(self, end: SpanEnd) -> None:
+        """Take the span out of MLflow's context, then end it."""
+        # First the context: a span that fails to end must not become the parent of the next trace.
+        self._detach()
+        try:
+            for event in end.events:
+                self.note(event)
+            if end.error is not None:
+                self.set_status(Status(StatusCode.ERROR, end.error))
+            elif self._status.status_code is not StatusCode.ERROR:
+                self._status = _OK
+            self._attributes.update(end.attributes)
+            self.set_payload(internals.OUTPUTS, end.outputs)
+        finally:
+            self.end()
+            if self.is_entry:
+                self.trace.end()
+
+    def note(self, event: SpanEvent) -> None:
+        """Add *event* to the span, which is open."""
+        self.add_event(event.name, event.attributes)
+        if event.name == "exception" and internals.LOG_LEVEL in self._attributes:
+            self._attributes[internals.LOG_LEVEL] = _ERROR_LEVEL  # as MLflow's live spans do
+
+    def set_payload(self, key: str, payload: str | None) -> None:
+        """Set the inputs or outputs; binary data goes through MLflow, which moves it to attachments."""
+        if payload is None:
+            return
+        if has_binary(payload):
+            self.promote()
+            live = internals.live_span(self)
+            (live.set_inputs if key == internals.INPUTS else live.set_outputs)(orjson.loads(payload))
+        else:
+            self._attributes[key] = payload
+        self.trace.payload_size += len(payload)
+
+
+class RecordedEngine:
+    """Opens light spans.
+
+    Args:
+        settings: What the callback says of content and delivery.
+        experiment: The experiment of traces that begin here.
+    """
+
+    def __init__(self, settings: Settings, experiment: ChosenExperiment) -> None:
+        self._settings = settings
+        self._experiment = experiment
+
+    def open(
+        self, call: CallStart, start: SpanStart, above: otel.Span, tracer: internals.Tracer
+    ) -> RecordedSpan | None:
+        """Open the first span of a trace, or of a part of one that somebody else began; None if MLflow drops it.
+
+        Args:
+            call: The call.
+            start: What its span says.
+            above: The user's span, or a remote parent; an invalid one where a trace begins.
+            tracer: Where MLflow sends traces, which has a recorder.
+        """
+        recorder = tracer.recorder
+        outer = above.get_span_context()
+        trace: RecordedTrace
+        if outer.is_valid:
+            trace = ForeignTrace(tracer, outer.trace_id, self._settings, self._experiment_id(None))
+        else:
+            otel_id = _ids(call.call_id)[1]
+            if recorder.drops(otel_id, start.name):
+                return None
+            run = internals.calling_run()
+            trace = OwnTrace(tracer, otel_id, self._settings, self._experiment_id(run), run)
+        trace.say(call.tags, call.metadata)
+        return self._span(call, start, trace, None, outer if outer.is_valid else None, is_entry=True)
+
+    def open_below(self, call: CallStart, start: SpanStart, parent: RecordedSpan) -> RecordedSpan:
+        """Open a span below a recorded one, or below the user's own that is open inside it."""
+        trace = parent.trace
+        if call.tags or call.metadata:
+            trace.say(call.tags, call.metadata)
+        active = trace.tracer.current_span()
+        if active is not parent and is_users_span_within(active, parent):
+            return self._span(call, start, trace, None, active.get_span_context())
+        return self._span(call, start, trace, parent, None)
+
+    def _span(
+        self,
+        call: CallStart,
+        start: SpanStart,
+        trace: RecordedTrace,
+        above: RecordedSpan | None,
+        outer: otel.SpanContext | None,
+        *,
+        is_entry: bool = False,
+    ) -> RecordedSpan:
+        attributes = opening_attributes(call.call_id, start)
+        attributes[internals.SPAN_TYPE] = f'"{start.span_type}"'
+        span = RecordedSpan(start.name, trace, above, outer, _ids(call.call_id)[0], attributes)
+        span.settings = self._settings
+        if is_entry:
+            span.is_entry = True
+        span.set_payload(internals.INPUTS, start.inputs)
+        trace.spans.append(span)
+        span._detach = trace.tracer.attach(span)
+        return span
+
+    def _experiment_id(self, run: Any) -> str:
+        return self._experiment.id(run) or internals.active_experiment_id()
+
+
+def _ids(call_id: str) -> tuple[int, int]:
+    """Return 64 and 128 random bits for the ids of a span and a trace: those of DSPy's id, a UUID of version 4.
+
+    To draw others would cost a system call. The halves are swapped, because the fixed bits of a UUID stand at the
+    beginning of what samplers read as a number: the lower half of a trace's id.
+    """
+    try:
+        upper, lower = int(call_id[:16], 16), int(call_id[16:], 16)
+    except ValueError:
+        upper = lower = 0
+    if not upper or not lower or len(call_id) != 32:
+        return internals.ids.generate_span_id(), internals.ids.generate_trace_id()
+    return upper, lower << 64 | upper

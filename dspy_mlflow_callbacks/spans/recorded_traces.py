@@ -1,0 +1,278 @@
+"""Traces of light spans: what their spans share, and what leaves when they have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import attrs
+import orjson
+
+from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
+from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
+from dspy_mlflow_callbacks.payload import PayloadSteps
+from dspy_mlflow_callbacks.spans.leaving import preview_content, run_steps, span_content, trace_content
+from dspy_mlflow_callbacks.spans.light_spans import LightSpan
+from dspy_mlflow_callbacks.spans.tail_sampler import EndedTrace, TailSampler
+from dspy_mlflow_callbacks.stats import Counters
+
+# What a span holds beside its inputs and outputs, roughly.
+_SPAN_BYTES = 2048
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Settings:
+    """What a callback says of the content and the delivery of its traces.
+
+    Attributes:
+        payload_steps: What runs on content before it leaves.
+        on_loss: Told of what payload steps and delivery lost.
+        counters: Where stored traces are counted.
+        limits: How much may wait.
+        tail_sampler: Decides which ended traces are kept; None keeps all.
+        exporter: Delivers what has ended.
+    """
+
+    payload_steps: PayloadSteps
+    on_loss: Callable[[Exception], object]
+    counters: Counters
+    limits: Limits = Limits()
+    tail_sampler: TailSampler | None = None
+    exporter: Exporter = EXPORTER
+
+
+class RecordedTrace:
+    """What the light spans of a trace, or of a part of one, share.
+
+    Args:
+        tracer: Where MLflow sent traces when it began.
+        otel_id: OpenTelemetry's id of the trace.
+        settings: Those of the callback with which it began.
+        experiment_id: The experiment that it goes to.
+
+    Attributes:
+        spans: All spans, as they began; the first one is the root of what is recorded.
+        size: Roughly how many bytes it holds.
+    """
+
+    def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
+        self.tracer = tracer
+        self.otel_id = otel_id
+        self.trace_id = f"tr-{otel_id:032x}"
+        self.spans: list[Any] = []
+        self.payload_size = 0
+        self._settings = settings
+        self._experiment_id = experiment_id
+        self._entry: Any = None  # MLflow's, once somebody has looked
+
+    @property
+    def size(self) -> int:
+        """Roughly how many bytes it holds."""
+        return self.payload_size + _SPAN_BYTES * len(self.spans)
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes."""
+        return Destination(tracking_uri=self.tracer.recorder.tracking_uri, experiment_id=self._experiment_id)
+
+    def promoted(self) -> Any:
+        """Return MLflow's entry of the trace, which is in MLflow's memory from now on."""
+        raise NotImplementedError
+
+    def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """Add tags and metadata to the trace."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Hand the trace over: its first span has ended."""
+        raise NotImplementedError
+
+    def prepared(self) -> Prepared | None:
+        """Return what leaves; see `export.waiting.Waiting`."""
+        raise NotImplementedError
+
+    def done(self, outcome: Outcome, error: Exception | None = None) -> None:
+        """Hear what became of the trace; see `export.waiting.Waiting`."""
+        self._settings.counters.add(outcome if outcome == "stored" else "lost")
+
+    def _deliver(self, *, at_once: bool) -> None:
+        if at_once or self.tracer.recorder.is_synchronous:
+            self._settings.exporter.deliver_now(self)
+        else:
+            self._settings.exporter.put(self, self._settings.limits)
+
+    def _ended(self) -> list[Any]:
+        """Return the light spans that have ended, ready to leave but for their content."""
+        request_id = f'"{self.trace_id}"'
+        ended = [span for span in self.spans if span.end_time is not None]
+        for span in ended:
+            span.replace_attribute(internals.REQUEST_ID, request_id)
+        return ended
+
+    def _run_steps(self, spans: Iterable[Any]) -> None:
+        for settings, own in _by_settings(spans):
+            if settings.payload_steps:
+                content = chain.from_iterable(span_content(span, span.replace_attribute) for span in own)
+                run_steps(settings.payload_steps, content, settings.on_loss)
+
+
+class OwnTrace(RecordedTrace):
+    """A trace that begins with a call.
+
+    Args:
+        tracer: Where MLflow sends traces.
+        otel_id: OpenTelemetry's id of the trace.
+        settings: Those of the callback with which it begins.
+        experiment_id: The experiment that it goes to.
+        run: The MLflow run that it belongs to, if any.
+    """
+
+    def __init__(
+        self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str, run: Any
+    ) -> None:
+        super().__init__(tracer, otel_id, settings, experiment_id)
+        self._run_id: str | None = None if run is None else run.info.run_id
+        self._workspace = internals.workspace()
+        self._tags, self._metadata = internals.surroundings()
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes."""
+        return attrs.evolve(super().destination, run_id=self._run_id, workspace=self._workspace)
+
+    def promoted(self) -> Any:
+        """Return MLflow's entry of the trace, which is in MLflow's memory from now on."""
+        if self._entry is None:
+            self._entry = internals.register_trace(self.otel_id, self._new_info(), is_remote=False)
+        return self._entry
+
+    def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """Add tags and metadata to the trace."""
+        if self._entry is None:
+            self._tags.update(tags)
+            self._metadata.update(metadata)
+        else:
+            self._entry.info.tags.update(tags)
+            self._entry.info.trace_metadata.update(metadata)
+
+    def end(self) -> None:
+        """Hand the trace over: its root has ended."""
+        internals.set_last_active_trace_id(self.trace_id)
+        if self._entry is not None and not any(span.end_time_ns is None for span in self._others()):
+            internals.forget_trace(self.otel_id, self._entry)  # else MLflow's exporter has more of it to store
+        is_shown = internals.is_shown()
+        is_expected = internals.note_evaluated(self._tags, self.trace_id)
+        self._deliver(at_once=is_expected or is_shown)
+        if is_shown:
+            internals.show(self._new_info(), self._ended())
+
+    def prepared(self) -> Prepared | None:
+        """Return what leaves; None if the tail sampler drops it."""
+        root, ours = self.spans[0], self._ended()
+        others = [span.to_immutable_span()._span for span in self._others() if span.end_time_ns is not None]
+        spans = [*ours, *others]
+        tail_sampler = self._settings.tail_sampler
+        if tail_sampler is not None and not tail_sampler.keeps(EndedTrace(self.trace_id, spans, self._texts()[0])):
+            return None
+        self._run_steps(ours)
+        return self._with_trace_facts(root, spans)
+
+    def _with_trace_facts(self, root: Any, spans: list[Any]) -> Prepared:
+        """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
+        processor = self.tracer.recorder.processor
+        info = self._entry.info if self._entry is not None else self._new_info()
+        self._run_trace_steps(info)
+        attachments = {} if self._entry is None else internals.attachments_of(self._entry)
+        prompts = () if self._entry is None else tuple(self._entry.prompts)
+        if not attachments and not prompts and internals.is_said_by_spans(info, processor):
+            for key, text in internals.attributes_of_trace(info, processor):
+                root.replace_attribute(key, text)
+            return Prepared(trace_id=self.trace_id, spans=spans)
+        internals.complete_info(info, root, spans, processor)
+        return Prepared(trace_id=self.trace_id, spans=spans, info=info, attachments=attachments, prompts=prompts)
+
+    def _run_trace_steps(self, info: Any) -> None:
+        for settings, _ in _by_settings(self.spans):
+            if settings.payload_steps:
+                content = chain(trace_content(info.tags, info.trace_metadata), preview_content(info))
+                run_steps(settings.payload_steps, content, settings.on_loss)
+
+    def _new_info(self) -> Any:
+        tags, metadata = self._texts()
+        if self._run_id is not None:
+            metadata = {internals.SOURCE_RUN: self._run_id, **metadata}
+        return internals.new_info(
+            self.trace_id,
+            self.spans[0],
+            experiment_id=self._experiment_id,
+            tags=dict(tags),
+            metadata=dict(metadata),
+            processor=self.tracer.recorder.processor,
+        )
+
+    def _texts(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        if self._entry is None:
+            return self._tags, self._metadata
+        return self._entry.info.tags, self._entry.info.trace_metadata
+
+    def _others(self) -> list[Any]:
+        """Return MLflow's spans of the trace that are none of ours."""
+        return [] if self._entry is None else internals.others_spans(self._entry, LightSpan)
+
+
+class ForeignTrace(RecordedTrace):
+    """The part of a trace that a program adds to it: below the user's own MLflow span, or a remote parent.
+
+    The trace's own facts are of whoever began it.
+    """
+
+    def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
+        super().__init__(tracer, otel_id, settings, experiment_id)
+        self._entry = internals.trace_entry(otel_id)
+        if self._entry is not None:
+            self.trace_id = self._entry.info.trace_id
+            location = self._entry.info.trace_location  # None below a remote parent
+            self._experiment_id = getattr(location, "mlflow_experiment", None) and self._entry.info.experiment_id or experiment_id
+
+    def promoted(self) -> Any:
+        """Return MLflow's entry of the trace."""
+        if self._entry is None:
+            info = internals.new_info(
+                self.trace_id,
+                self.spans[0],
+                experiment_id=self._experiment_id,
+                tags={},
+                metadata={},
+                processor=self.tracer.recorder.processor,
+            )
+            self._entry = internals.register_trace(self.otel_id, info, is_remote=True)
+        return self._entry
+
+    def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """Add tags and metadata to the trace, where MLflow has it."""
+        if self._entry is not None:
+            self._entry.info.tags.update(tags)
+            self._entry.info.trace_metadata.update(metadata)
+
+    def end(self) -> None:
+        """Hand the part over: its first span has ended."""
+        if self._entry is not None:
+            for span in self._ended():  # MLflow adds up the tokens of what it has in memory
+                internals.register_span(span, self.otel_id, self._entry)
+        self._deliver(at_once=internals.note_evaluated({}, self.trace_id))
+
+    def prepared(self) -> Prepared:
+        """Return what leaves."""
+        spans = self._ended()
+        self._run_steps(spans)
+        return Prepared(trace_id=self.trace_id, spans=spans)
+
+
+def _by_settings(spans: Iterable[Any]) -> Iterator[tuple[Settings, list[Any]]]:
+    """Yield the settings of the callbacks that have spans in a trace, each with its spans."""
+    by_id: dict[int, tuple[Settings, list[Any]]] = {}
+    for span in spans:
+        by_id.setdefault(id(span.settings), (span.settings, []))[1].append(span)
+    return iter(by_id.values())
