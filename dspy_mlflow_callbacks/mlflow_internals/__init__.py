@@ -37,6 +37,18 @@ from dspy_mlflow_callbacks.mlflow_internals.scopes import (
     open_scopes,
     tag_active_trace,
 )
+from dspy_mlflow_callbacks.mlflow_internals.stores import (
+    in_workspace,
+    link_prompts,
+    link_run,
+    post_info,
+    post_spans,
+    sqlite_file,
+    stored_info,
+    upload_attachments,
+    write_info,
+    write_spans,
+)
 from dspy_mlflow_callbacks.mlflow_internals.testing import store_of_its_own
 from dspy_mlflow_callbacks.mlflow_internals.threads import in_current_context
 from dspy_mlflow_callbacks.mlflow_internals.tracers import Tracer, ids, tracer
@@ -63,16 +75,26 @@ __all__ = [
     "has_destination",
     "ids",
     "in_current_context",
+    "in_workspace",
     "is_in_mlflow",
     "is_resumed",
     "is_suppressed",
+    "link_prompts",
+    "link_run",
     "live_span",
     "open_scopes",
     "pass_over_autolog",
+    "post_info",
+    "post_spans",
     "replace_event_attribute",
     "replace_status_description",
+    "sqlite_file",
     "store_of_its_own",
+    "stored_info",
     "tag_active_trace",
     "trace_info",
     "tracer",
+    "upload_attachments",
+    "write_info",
+    "write_spans",
 ]
