@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import re
 import threading
 from collections.abc import Callable
 
 import attrs
 
 logger = logging.getLogger("dspy_mlflow_callbacks")
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 
 
 @attrs.frozen(kw_only=True)
@@ -87,3 +90,19 @@ class WarnOnce:
             return
         self._warned.add(subject)
         logger.warning(message, exc_info=error)
+
+
+class WarnNotStored(WarnOnce):
+    """Warns once for each store that traces do not arrive there."""
+
+    _MAX_REASON_CHARACTERS = 300
+
+    def store(self, uri: str, reason: str) -> None:
+        """Say that traces are not stored in *uri*, and why; credentials are left out."""
+        first = without_credentials(reason).strip().partition("\n")[0][: self._MAX_REASON_CHARACTERS]
+        self(uri, f"Traces are not stored in {without_credentials(uri)}: {first}. The program goes on without them.")
+
+
+def without_credentials(text: str) -> str:
+    """Return a text without the user names and passwords of its URIs."""
+    return _CREDENTIALS.sub("", text)

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "config": {"events", "stats", "checks", "middleware", "payload"},
     "payload": {"checks", "secrets"},
     "describe": {"events", "secrets"},
-    "spans": {"events", "stats", "background", "mlflow_internals", "payload"},
+    "export": {"stats", "background", "mlflow_internals"},
+    "spans": {"events", "stats", "background", "mlflow_internals", "payload", "export"},
     "peers": {"stats", "mlflow_internals"},
     "tracing": {"events", "stats", "dspy_internals", "lm_internals", "middleware", "describe", "payload", "spans"},
     "callbacks": {
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
 }
 DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "testing"}
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "runs", "testing"}
+MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "runs", "testing"}
 
 
 def room_of(path: Path) -> str:

@@ -4,7 +4,9 @@ Each function says what it relies on; `tests/test_mlflow_spans.py`, `test_scopes
 `test_experiments.py` name it when an MLflow release changes it.
 """
 
-from dspy_mlflow_callbacks.mlflow_internals.autolog import pass_over_autolog
+from dspy_mlflow_callbacks.mlflow_internals.autolog import (
+    pass_over_autolog,
+)
 from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     active_experiment_id,
     experiment_variables,
@@ -47,8 +49,16 @@ from dspy_mlflow_callbacks.mlflow_internals.names import (
     SOURCE_RUN,
     SPAN_TYPE,
 )
-from dspy_mlflow_callbacks.mlflow_internals.recorders import Recorder, why_not_recorded
-from dspy_mlflow_callbacks.mlflow_internals.runs import as_active_run, calling_run, dspy_runs, end_run
+from dspy_mlflow_callbacks.mlflow_internals.recorders import (
+    Recorder,
+    why_not_recorded,
+)
+from dspy_mlflow_callbacks.mlflow_internals.runs import (
+    as_active_run,
+    calling_run,
+    dspy_runs,
+    end_run,
+)
 from dspy_mlflow_callbacks.mlflow_internals.scopes import (
     TraceScope,
     current_scope,
@@ -57,9 +67,29 @@ from dspy_mlflow_callbacks.mlflow_internals.scopes import (
     open_scopes,
     tag_active_trace,
 )
-from dspy_mlflow_callbacks.mlflow_internals.testing import store_of_its_own
-from dspy_mlflow_callbacks.mlflow_internals.threads import in_current_context
-from dspy_mlflow_callbacks.mlflow_internals.tracers import Tracer, ids, tracer
+from dspy_mlflow_callbacks.mlflow_internals.stores import (
+    in_workspace,
+    link_prompts,
+    link_run,
+    post_info,
+    post_spans,
+    sqlite_file,
+    stored_info,
+    upload_attachments,
+    write_info,
+    write_spans,
+)
+from dspy_mlflow_callbacks.mlflow_internals.testing import (
+    store_of_its_own,
+)
+from dspy_mlflow_callbacks.mlflow_internals.threads import (
+    in_current_context,
+)
+from dspy_mlflow_callbacks.mlflow_internals.tracers import (
+    Tracer,
+    ids,
+    tracer,
+)
 
 __all__ = [
     "EXPERIMENT_ID",
@@ -89,29 +119,39 @@ __all__ = [
     "has_span_processors",
     "ids",
     "in_current_context",
+    "in_workspace",
     "is_in_mlflow",
     "is_resumed",
     "is_said_by_spans",
     "is_shown",
     "is_suppressed",
+    "link_prompts",
+    "link_run",
     "live_span",
     "new_info",
     "note_evaluated",
     "open_scopes",
     "others_spans",
     "pass_over_autolog",
+    "post_info",
+    "post_spans",
     "register_span",
     "register_trace",
     "replace_event_attribute",
     "replace_status_description",
     "set_last_active_trace_id",
     "show",
+    "sqlite_file",
     "store_of_its_own",
+    "stored_info",
     "surroundings",
     "tag_active_trace",
     "trace_entry",
     "trace_info",
     "tracer",
+    "upload_attachments",
     "why_not_recorded",
     "workspace",
+    "write_info",
+    "write_spans",
 ]

@@ -1,0 +1,81 @@
+"""A batch: ended traces that go to the same place in one request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from dspy_mlflow_callbacks.export.waiting import Destination, Prepared, Waiting
+
+
+@attrs.define(eq=False, slots=True)
+class Entry:
+    """A trace on its way, from the call that ended it to the store.
+
+    Attributes:
+        number: How many were put before it.
+        trace: The trace.
+        size: How many bytes it counts for.
+        prepared: What leaves of it, once that is known.
+        refusals: How often the store failed over it alone.
+        stored_before: How many traces the store had taken when it first did.
+    """
+
+    number: int
+    trace: Waiting
+    size: int
+    prepared: Prepared | None = None
+    refusals: int = 0
+    stored_before: int = 0
+
+    @property
+    def leaves(self) -> Prepared:
+        """What leaves of it; it must have been prepared."""
+        if self.prepared is None:
+            message = "not prepared"
+            raise ValueError(message)
+        return self.prepared
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its spans are all there is to it."""
+        leaves = self.leaves
+        return leaves.info is None and not leaves.attachments and not leaves.prompts
+
+
+@attrs.frozen(eq=False)
+class Batch:
+    """Traces of one destination, whole.
+
+    Attributes:
+        destination: Where they go.
+        entries: The traces.
+    """
+
+    destination: Destination
+    entries: Sequence[Entry]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def prepared(self) -> Iterator[Prepared]:
+        """What leaves of each trace."""
+        return (entry.leaves for entry in self.entries)
+
+    @property
+    def spans(self) -> list[Any]:
+        """The spans of all traces."""
+        return [span for prepared in self.prepared for span in prepared.spans]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether spans are all there is to it."""
+        return all(entry.is_plain for entry in self.entries)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Return the batch as two."""
+        middle = len(self.entries) // 2
+        return Batch(self.destination, self.entries[:middle]), Batch(self.destination, self.entries[middle:])

@@ -1,0 +1,132 @@
+"""The buffer: ended traces, in the order in which they ended, until they are stored or given up."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from dspy_mlflow_callbacks.export.batch import Entry
+from dspy_mlflow_callbacks.export.waiting import Limits, Waiting
+
+NEVER = 1 << 62
+
+
+class Buffer:
+    """Holds whole traces, bounded in number and bytes.
+
+    A trace counts from `put` to `leave`, whether it waits or is under way. One worker takes traces; any thread may put
+    them, ask for room, or wait until they are gone.
+    """
+
+    def __init__(self) -> None:
+        lock = threading.RLock()  # a signal's handler may end a trace while the same thread puts one
+        self._lock = lock
+        self._arrived = threading.Condition(lock)  # the worker listens
+        self._left = threading.Condition(lock)  # who waits for room, or for what it has put to be gone
+        self._waiting: deque[Entry] = deque()
+        self._held: dict[int, Entry] = {}
+        self._awaited = NEVER  # how many must wait before the worker is woken
+        self._in_a_hurry = 0
+        self._limits = Limits()  # of the last trace
+        self._had_enough = -1  # how many had left when somebody last waited for room in vain
+        self.puts = 0
+        self.leaves = 0
+        self.size = 0
+        self.is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def waiting(self) -> int:
+        """How many traces no worker has taken yet."""
+        return len(self._waiting)
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether somebody waits until all is gone."""
+        return self._in_a_hurry > 0
+
+    def put(self, trace: Waiting, limits: Limits) -> bool:
+        """Add a trace; return False if there is no room for it."""
+        size = trace.size
+        with self._lock:
+            self._limits = limits
+            if not self._has_room(size, limits) and not self._get_room(size, limits):
+                return False
+            number = self.puts
+            self.puts = number + 1
+            self.size += size
+            entry = self._held[number] = Entry(number, trace, size)
+            self._waiting.append(entry)
+            if len(self._waiting) >= self._awaited:
+                self._arrived.notify_all()
+        return True
+
+    @property
+    def fill(self) -> float:
+        """How full it is, from 0 to 1."""
+        return max(len(self._held) / self._limits.max_traces, self.size / self._limits.max_bytes)
+
+    def take(self, most: int) -> list[Entry]:
+        """Take the traces that have waited longest; they count until they leave."""
+        with self._lock:
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def wait(self, awaited: int, timeout_s: float | None, *, patiently: bool = False) -> None:
+        """Wait until *awaited* traces wait or the time is up; if not *patiently*, until somebody is in a hurry."""
+        with self._lock:
+            self._awaited = awaited
+            self._arrived.wait_for(lambda: self._is_worth_waking(awaited, patiently=patiently), timeout_s)
+            self._awaited = NEVER
+
+    def _is_worth_waking(self, awaited: int, *, patiently: bool) -> bool:
+        return self.is_closed or len(self._waiting) >= awaited or (self.is_hurried and not patiently)
+
+    def leave(self, entry: Entry) -> bool:
+        """Let a trace go; return False if it is gone already."""
+        with self._lock:
+            if self._held.pop(entry.number, None) is None:
+                return False
+            self.size -= entry.size
+            self.leaves += 1
+            self._left.notify_all()
+            return True
+
+    def drain(self, timeout_s: float | None) -> bool:
+        """Wait until all that was put before now has left; return whether it has, in time."""
+        with self._lock:
+            end = self.puts
+            self._in_a_hurry += 1
+            self._arrived.notify_all()
+            try:
+                return self._left.wait_for(lambda: next(iter(self._held), end) >= end, timeout_s)
+            finally:
+                self._in_a_hurry -= 1
+
+    def abandon(self) -> list[Entry]:
+        """Let all go that is there, and return it."""
+        with self._lock:
+            entries = list(self._held.values())
+            self._waiting.clear()
+            return [entry for entry in entries if self.leave(entry)]
+
+    def close(self) -> None:
+        """Let nobody wait for what comes."""
+        with self._lock:
+            self.is_closed = True
+            self._arrived.notify_all()
+
+    def _has_room(self, size: int, limits: Limits) -> bool:
+        if not self._held:
+            return True  # a trace larger than the buffer is in memory anyway
+        return len(self._held) < limits.max_traces and self.size + size <= limits.max_bytes
+
+    def _get_room(self, size: int, limits: Limits) -> bool:
+        # Where nothing moves, one call has waited for all.
+        if limits.on_full == "drop" or self._had_enough == self.leaves:
+            return False
+        if self._left.wait_for(lambda: self._has_room(size, limits), limits.max_block_s):
+            return True
+        self._had_enough = self.leaves
+        return False

@@ -1,0 +1,51 @@
+"""How a delivery fails: the store is away, or it has refused what it was given."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mlflow.exceptions import MlflowException
+
+from dspy_mlflow_callbacks.stats import without_credentials
+
+# MLflow's status for an error of its own. One trace may be behind it, or the store's database may be gone.
+_OWN_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
+_COME_AGAIN = frozenset((HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS))
+_NEVER = frozenset((HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED))
+_WHOEVER_IT_IS = _NEVER | {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+
+
+class StoreAwayError(Exception):
+    """The store cannot be reached, or not now: the same batch may be stored later.
+
+    Args:
+        reason: What the store said.
+        may_be_the_batch: Whether the batch itself may be the reason.
+    """
+
+    def __init__(self, reason: object, *, may_be_the_batch: bool = False) -> None:
+        super().__init__(without_credentials(str(reason)))
+        self.may_be_the_batch = may_be_the_batch
+
+
+class RefusedError(Exception):
+    """The store has refused the batch, and will again.
+
+    Args:
+        reason: What the store said.
+        is_for_all: Whether no part of the batch has a chance.
+    """
+
+    def __init__(self, reason: object, *, is_for_all: bool = False) -> None:
+        super().__init__(without_credentials(str(reason)))
+        self.is_for_all = is_for_all
+
+
+def failure(error: Exception) -> StoreAwayError | RefusedError:
+    """Return what an error of MLflow's client means for the batch."""
+    if not isinstance(error, MlflowException):
+        return RefusedError(repr(error))
+    status = error.get_http_status_code()
+    if status in _COME_AGAIN or (status >= _OWN_ERROR and status not in _NEVER):
+        return StoreAwayError(error.message, may_be_the_batch=status == _OWN_ERROR)
+    return RefusedError(error.message, is_for_all=status in _WHOEVER_IT_IS)

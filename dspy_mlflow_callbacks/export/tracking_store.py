@@ -1,0 +1,91 @@
+"""Delivery of a batch to MLflow's tracking store: an SQL database, or a tracking server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.export.batch import Batch
+from dspy_mlflow_callbacks.export.errors import StoreAwayError, failure
+from dspy_mlflow_callbacks.export.otlp import request_of_values
+from dspy_mlflow_callbacks.export.waiting import Destination, Prepared
+from dspy_mlflow_callbacks.stats import WarnOnce
+
+MOST_LINKS = 100
+"""How many traces MLflow links to a run at once (`MAX_TRACE_LINKS_PER_REQUEST`)."""
+
+_WARN = WarnOnce()
+
+
+def deliver(batch: Batch) -> None:
+    """Store a batch from this thread.
+
+    Raises:
+        StoreAwayError: if it may be stored later.
+        RefusedError: if it will not be stored.
+    """
+    write = _to_server if is_server(batch.destination.tracking_uri) else _to_database
+    with internals.in_workspace(batch.destination.workspace):
+        try:
+            write(batch)
+        except Exception as error:  # noqa: BLE001  (whatever a store raises)
+            reason = failure(error)
+        else:
+            return
+    # Outside: MLflow's errors hold frames and credentials.
+    raise reason
+
+
+def is_server(uri: str) -> bool:
+    """Return whether a tracking URI is that of a tracking server."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _to_database(batch: Batch) -> None:
+    destination = batch.destination
+    uri = destination.tracking_uri
+    infos = _started(batch, internals.write_info)
+    internals.write_spans(uri, destination.experiment_id, batch.spans)
+    link_run(destination, [prepared.trace_id for prepared in batch.prepared])
+    _add_rest(batch, infos)
+
+
+def _to_server(batch: Batch) -> None:
+    destination = batch.destination
+    infos = _started(batch, internals.post_info)
+    request = request_of_values(batch.spans)
+    internals.post_spans(destination.tracking_uri, destination.experiment_id, destination.run_id, request)
+    _add_rest(batch, infos)
+
+
+def _started(batch: Batch, write: Callable[[str, Any], Any]) -> dict[str, Any]:
+    # Before the spans: a trace that is there already is merged after a rollback, for 10 ms.
+    uri = batch.destination.tracking_uri
+    return {each.trace_id: write(uri, each.info) for each in batch.prepared if each.info is not None}
+
+
+def link_run(destination: Destination, trace_ids: Sequence[str]) -> None:
+    """Link stored traces to their run, if they have one; a run that is gone costs the link, not the traces."""
+    if destination.run_id is None:
+        return
+    try:
+        for start in range(0, len(trace_ids), MOST_LINKS):
+            internals.link_run(destination.tracking_uri, trace_ids[start : start + MOST_LINKS], destination.run_id)
+    except Exception as error:
+        if isinstance(failure(error), StoreAwayError):
+            raise
+        _WARN(destination, f"Traces are not linked to the run {destination.run_id}: {failure(error)}")
+
+
+def _add_rest(batch: Batch, infos: dict[str, Any]) -> None:
+    for prepared in batch.prepared:
+        _add_attachments(batch.destination.tracking_uri, prepared, infos.get(prepared.trace_id))
+        internals.link_prompts(batch.destination.tracking_uri, prepared.trace_id, prepared.prompts)
+
+
+def _add_attachments(uri: str, prepared: Prepared, info: Any) -> None:
+    if prepared.attachments:
+        info = info or internals.stored_info(uri, prepared.trace_id)
+        internals.upload_attachments(uri, info, prepared.attachments)

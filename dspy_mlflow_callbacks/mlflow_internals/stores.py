@@ -1,0 +1,100 @@
+"""MLflow's tracking stores, written to in batches, and without waiting for minutes where one is away.
+
+`tests/test_export_sql.py` and `tests/test_export_http.py` name what is relied on here when an MLflow release changes
+it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from mlflow.entities import Trace, TraceData, TraceInfo
+from mlflow.entities.span import Span
+from mlflow.protos.service_pb2 import StartTraceV3
+from mlflow.tracing.client import TracingClient
+from mlflow.tracing.export.utils import try_link_prompts_to_trace
+from mlflow.tracing.utils.otlp import MLFLOW_EXPERIMENT_ID_HEADER, MLFLOW_RUN_ID_HEADER, OTLP_TRACES_PATH
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.proto_json_utils import message_to_json, parse_dict
+from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request, verify_rest_response
+from mlflow.utils.workspace_context import ServerWorkspaceContext
+
+_PROTOBUF = "application/x-protobuf"
+
+
+def in_workspace(workspace: str | None) -> AbstractContextManager[Any]:
+    """Return a context in which the calling thread, and no other, speaks to that workspace of a store."""
+    return ServerWorkspaceContext(workspace) if workspace else nullcontext()
+
+
+def write_spans(uri: str, experiment_id: str, spans: Sequence[Any]) -> None:
+    """Write OpenTelemetry spans, of any number of traces, to an SQL store in one transaction."""
+    TracingClient(uri).log_spans(experiment_id, [Span(span) for span in spans])
+
+
+def write_info(uri: str, info: Any) -> Any:
+    """Write a trace's `TraceInfo` to an SQL store, and return it as the store has it."""
+    return TracingClient(uri).start_trace(info)
+
+
+def link_run(uri: str, trace_ids: Sequence[str], run_id: str) -> None:
+    """Link at most 100 stored traces to a run."""
+    TracingClient(uri).store.link_traces_to_run(list(trace_ids), run_id)
+
+
+def sqlite_file(uri: str) -> str:
+    """Return the absolute path of the file that this process has an SQLite store open in; empty if it is in memory.
+
+    SQLAlchemy makes a relative path absolute when the store is opened, and the program may have moved since.
+    """
+    with TracingClient(uri).store.engine.connect() as connection:
+        return str(
+            connection.exec_driver_sql("SELECT file FROM pragma_database_list WHERE name = 'main'").scalar() or ""
+        )
+
+
+def post_spans(uri: str, experiment_id: str, run_id: str | None, request: bytes) -> None:
+    """Send an OTLP request to a tracking server once, which links its traces to a run.
+
+    `RestStore.log_spans` would do it, but asks for the server's version first: if it is away then, it never sends
+    spans again.
+    """
+    headers = {"Content-Type": _PROTOBUF, MLFLOW_EXPERIMENT_ID_HEADER: experiment_id}
+    if run_id is not None:
+        headers[MLFLOW_RUN_ID_HEADER] = run_id
+    _post(uri, OTLP_TRACES_PATH, extra_headers=headers, data=request)
+
+
+def post_info(uri: str, info: Any) -> Any:
+    """Send a trace's `TraceInfo` to a tracking server once, and return it as the server has it."""
+    trace = Trace(info=info, data=TraceData(spans=[]))
+    body = json.loads(message_to_json(StartTraceV3(trace=trace.to_proto())))
+    answer = StartTraceV3.Response()
+    parse_dict(js_dict=_post(uri, _V3_TRACE_REST_API_PATH_PREFIX, json=body).json(), message=answer)
+    return TraceInfo.from_proto(answer.trace.trace_info)
+
+
+def _post(uri: str, endpoint: str, **request: Any) -> Any:
+    # Once, whatever comes: MLflow would hold the thread for minutes. Its session is kept by these very arguments.
+    response = http_request(
+        get_default_host_creds(uri), endpoint, "POST", max_retries=0, retry_codes=frozenset(), **request
+    )
+    return verify_rest_response(response, endpoint)
+
+
+def upload_attachments(uri: str, info: Any, attachments: Mapping[str, Any]) -> None:
+    """Store binary content beside a trace; MLflow logs what it could not."""
+    TracingClient(uri)._upload_attachments(info, dict(attachments))
+
+
+def stored_info(uri: str, trace_id: str) -> Any:
+    """Return the `TraceInfo` of a stored trace."""
+    return TracingClient(uri).get_trace_info(trace_id)
+
+
+def link_prompts(uri: str, trace_id: str, prompts: Sequence[Any]) -> None:
+    """Link prompt versions to a stored trace; MLflow logs what it could not."""
+    try_link_prompts_to_trace(TracingClient(uri), trace_id, prompts)
