@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from dspy_mlflow_callbacks.config import TracingConfig
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
+    from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.middleware import (
         KindFilter,
         LevelFilter,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dspy_mlflow_callbacks.programs import attach, detach
     from dspy_mlflow_callbacks.scopes import suppress_tracing, trace_context
     from dspy_mlflow_callbacks.stats import Stats
+    from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
 
     __version__: str
 
@@ -45,6 +47,7 @@ __all__ = [
     "CallKind",
     "CallStart",
     "CompileCallback",
+    "EndedTrace",
     "EvaluateCallback",
     "InterpreterCallback",
     "KindFilter",
@@ -63,11 +66,13 @@ __all__ = [
     "SamplingRule",
     "Stats",
     "TagInjector",
+    "TailSampler",
     "ToolCallback",
     "TracingConfig",
     "attach",
     "autolog",
     "detach",
+    "flush",
     "suppress_tracing",
     "trace_context",
 ]
@@ -87,6 +92,7 @@ _ROOMS = {
     ),
     "config": ("TracingConfig",),
     "events": ("CallEnd", "CallKind", "CallStart"),
+    "flushing": ("flush",),
     "middleware": (
         "KindFilter",
         "LevelFilter",
@@ -101,6 +107,7 @@ _ROOMS = {
     "programs": ("attach", "detach"),
     "scopes": ("suppress_tracing", "trace_context"),
     "stats": ("Stats",),
+    "tail_sampling": ("EndedTrace", "TailSampler"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

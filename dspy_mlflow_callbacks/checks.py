@@ -49,10 +49,15 @@ def share(_: object, attribute: attrs.Attribute[float], value: object) -> None:
         raise ValueError(message)
 
 
+def stable_repr(value: Any) -> str:
+    """Return the repr of *value*; that of a set in order, which differs from set to set and from process to process."""
+    return f"frozenset({{{', '.join(sorted(map(repr, value)))}}})" if isinstance(value, frozenset) else repr(value)
+
+
 def brief_repr(value: Any) -> str:
     """Return the repr of an attrs value that says only what is not at its default."""
     said = [
-        f"{field.alias}={getattr(value, field.name)!r}"
+        f"{field.alias}={stable_repr(getattr(value, field.name))}"
         for field in attrs.fields(type(value))
         if field.init and getattr(value, field.name) != field.default
     ]

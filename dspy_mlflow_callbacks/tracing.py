@@ -12,8 +12,8 @@ import attrs
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
-from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.events import EMPTY, CallEnd, CallKind, CallStart, SpanEnd
+from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
 from dspy_mlflow_callbacks.spans.engine import Engine
@@ -59,9 +59,7 @@ class Tracing:
 
     def stats(self) -> Stats:
         """Return the counts of now."""
-        return self._counters.stats(
-            open=len(self._open_spans), queued=EXPORTER.queued, bytes=EXPORTER.queued_bytes
-        )
+        return self._counters.stats(open=len(self._open_spans), queued=EXPORTER.queued, bytes=EXPORTER.queued_bytes)
 
     def start(
         self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, governs: bool = False

@@ -299,6 +299,16 @@ def test_a_copy_of_a_callback_has_its_options(monkeypatch, duplicate):
     assert (repr(again), again.config) == (repr(callback), callback.config)
 
 
+def test_the_repr_of_a_set_is_in_order():
+    """A callback and its options say the same of themselves in every process, whatever order a set has there."""
+    assert "events=frozenset({<CallKind.LM: 'lm'>, <CallKind.TOOL: 'tool'>})" in repr(
+        TracingConfig(events=["tool", "lm"])
+    )
+    assert "events=frozenset({<CallKind.LM: 'lm'>, <CallKind.TOOL: 'tool'>})" in repr(
+        MlflowCallback(events=["tool", "lm"])
+    )
+
+
 def test_reprs_say_what_is_not_at_its_default():
     """A configuration and a callback print what they were told."""
     options = {"level": "info", "tags": {"team": "search"}}

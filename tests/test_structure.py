@@ -26,13 +26,16 @@ MAY_IMPORT = {
     "mlflow_internals": {"background"},
     "middleware": {"events", "checks", "stats"},
     "scopes": {"events", "mlflow_internals", "middleware"},
-    "config": {"events", "stats", "checks", "middleware", "payload"},
+    "tail_sampling": {"checks"},
+    "config": {"events", "stats", "checks", "middleware", "payload", "tail_sampling", "export"},
     "payload": {"checks", "secrets"},
     "describe": {"events", "secrets"},
     "export": {"stats", "background", "mlflow_internals"},
-    "spans": {"events", "stats", "background", "mlflow_internals", "payload", "export"},
+    "spans": {"events", "stats", "background", "mlflow_internals", "payload", "tail_sampling", "export"},
+    "losses": {"stats", "middleware", "payload", "spans"},
+    "flushing": {"export"},
     "peers": {"stats", "mlflow_internals"},
-    "tracing": {"events", "stats", "dspy_internals", "lm_internals", "middleware", "describe", "payload", "spans"},
+    "tracing": {"events", "stats", "dspy_internals", "lm_internals", "middleware", "describe", "spans", "export"},
     "callbacks": {
         "events",
         "stats",
@@ -43,6 +46,11 @@ MAY_IMPORT = {
         "payload",
         "describe",
         "config",
+        "checks",
+        "spans",
+        "export",
+        "losses",
+        "flushing",
         "tracing",
         "peers",
     },
@@ -56,7 +64,7 @@ MAY_IMPORT = {
     "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
 }
 DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "testing"}
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "runs", "testing"}
+MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "testing"}
 
 
 def room_of(path: Path) -> str:

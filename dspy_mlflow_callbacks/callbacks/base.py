@@ -10,6 +10,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
+from dspy_mlflow_callbacks.checks import stable_repr
 from dspy_mlflow_callbacks.config import TracingConfig, TracingOptions, set_verbosity
 from dspy_mlflow_callbacks.describe import Capture
 from dspy_mlflow_callbacks.events import CallKind
@@ -116,7 +117,7 @@ class TracingCallback(BaseCallback):
         )
 
     def __repr__(self) -> str:
-        said = [f"{name}={getattr(self.config, name)!r}" for name in self.config.changed()]
+        said = [f"{name}={stable_repr(getattr(self.config, name))}" for name in self.config.changed()]
         if self._own_middleware:
             said.append(f"middleware={list(self._own_middleware)!r}")
         if self._own_payload_steps is not None:

@@ -48,15 +48,17 @@ class Prepared:
 
 
 class Waiting(Protocol):
-    """A trace that has ended, with what it takes to deliver it.
+    """A trace that has ended, with what it takes to deliver it."""
 
-    Attributes:
-        destination: Where it goes.
-        size: Roughly how many bytes it holds.
-    """
+    @property
+    def destination(self) -> Destination:
+        """Where it goes."""
+        ...
 
-    destination: Destination
-    size: int
+    @property
+    def size(self) -> int:
+        """Roughly how many bytes it holds."""
+        ...
 
     def prepared(self) -> Prepared | None:
         """Return what leaves, once the payload steps have run; None if a tail sampler drops the trace.

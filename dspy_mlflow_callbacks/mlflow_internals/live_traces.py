@@ -62,7 +62,8 @@ def surroundings() -> tuple[Texts, Texts]:
 
 def source_metadata(processor: Any) -> Mapping[str, str]:
     """Return what MLflow says of the process in every trace's metadata: user, source, version control."""
-    return processor._env_metadata
+    metadata: Mapping[str, str] = processor._env_metadata
+    return metadata
 
 
 def new_info(
@@ -140,6 +141,11 @@ def others_spans(entry: Any, span_class: type) -> list[Any]:
     return [span for span in spans if not isinstance(span._span, span_class)]
 
 
+def otel_span(span: Any) -> Any:
+    """Return OpenTelemetry's span inside one of MLflow's."""
+    return span._span
+
+
 def attachments_of(entry: Any) -> dict[str, Any]:
     """Return the binary content of all spans of a trace by attachment id."""
     attachments: dict[str, Any] = {}
@@ -188,7 +194,7 @@ def complete_info(info: TraceInfo, root: Any, spans: Iterable[Any], processor: A
 
 
 def note_evaluated(tags: Mapping[str, str], trace_id: str) -> bool:
-    """Tell MLflow's evaluation which trace a request became; return whether it expects the trace to be stored at once."""
+    """Tell MLflow's evaluation which trace a request became; return whether it expects it to be stored at once."""
     request_id = tags.get(TraceTagKey.EVAL_REQUEST_ID)
     if request_id is None:
         return maybe_get_request_id(is_evaluate=True) is not None

@@ -54,7 +54,9 @@ def why_not_recorded() -> str | None:
 def _why_not_stored_in(uri: str) -> str | None:
     scheme = scheme_of(uri)
     if is_databricks_uri(uri) or scheme not in SQL_SCHEMES | HTTP_SCHEMES:
-        return f"the tracking URI is of the kind {scheme!r}; allowed are {', '.join(sorted(SQL_SCHEMES | HTTP_SCHEMES))}"
+        return (
+            f"the tracking URI is of the kind {scheme!r}; allowed are {', '.join(sorted(SQL_SCHEMES | HTTP_SCHEMES))}"
+        )
     return None
 
 
@@ -77,9 +79,13 @@ class Recorder:
     @classmethod
     def find(cls, tracer_provider: Any) -> Recorder | None:
         """Return the recorder where *tracer_provider* stores in a tracking store and does nothing else."""
-        if why_not_recorded() is not None or is_in_databricks_model_serving_environment() or not isinstance(tracer_provider, TracerProvider):
+        if (
+            why_not_recorded() is not None
+            or is_in_databricks_model_serving_environment()
+            or not isinstance(tracer_provider, TracerProvider)
+        ):
             return None
-        processors = tracer_provider._active_span_processor._span_processors
+        processors: Any = tracer_provider._active_span_processor._span_processors
         if [type(each) for each in processors] != [MlflowV3SpanProcessor]:
             return None
         exporter = processors[0].span_exporter

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry import trace as otel
 from opentelemetry.attributes import BoundedAttributes
@@ -36,10 +36,10 @@ class LightSpan(ReadableSpan, otel.Span):
     Args:
         name: Its name.
         trace: What it shares with the spans of its trace.
-        above: The light span it nests in; None where there is none.
-        parent: OpenTelemetry's context of the span it nests in, where that is none of ours.
         span_id: 64 random bits.
         attributes: JSON texts by name; the span keeps the dict.
+        above: The light span it nests in; None where there is none.
+        outer: OpenTelemetry's context of the span it nests in, where that is none of ours.
     """
 
     # What OpenTelemetry's classes read of a span, where it is the same for all of ours.
@@ -49,6 +49,7 @@ class LightSpan(ReadableSpan, otel.Span):
     _links: Any = ()
     _events: Any = ()
     _end_time: int | None = None
+    _attributes: dict[str, Any]
     _instrumentation_scope = None
     _instrumentation_info = None
 
@@ -61,15 +62,16 @@ class LightSpan(ReadableSpan, otel.Span):
         self,
         name: str,
         trace: Any,
-        above: LightSpan | None,
-        parent: SpanContext | None,
         span_id: int,
         attributes: dict[str, Any],
+        *,
+        above: LightSpan | None,
+        outer: SpanContext | None,
     ) -> None:
         self._name = name
         self.trace = trace
         self.above = above
-        self._outer = parent
+        self._outer = outer
         self.span_id = span_id
         self._attributes = attributes
         self._start_time = time.time_ns()
@@ -85,14 +87,14 @@ class LightSpan(ReadableSpan, otel.Span):
             known = self._known_context = SpanContext(self.trace.otel_id, self.span_id, False, _SAMPLED)  # noqa: FBT003
         return known
 
-    _context = context  # type: ignore[assignment]  # where OpenTelemetry's class keeps it
+    _context = context  # where OpenTelemetry's class keeps it
 
     @property
     def parent(self) -> SpanContext | None:
         """OpenTelemetry's context of the span it nests in; None for a root."""
         return self._outer if self.above is None else self.above.context
 
-    _parent = parent  # type: ignore[assignment]  # where OpenTelemetry's class keeps it
+    _parent = parent  # where OpenTelemetry's class keeps it
 
     def get_span_context(self) -> SpanContext:
         """Return OpenTelemetry's context: who asks starts a span below, or sends the ids somewhere."""
@@ -153,12 +155,16 @@ class LightSpan(ReadableSpan, otel.Span):
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status, as OpenTelemetry's SDK does: OK is final, and nothing is unset."""
         new = status if isinstance(status, Status) else Status(status, description)
-        if self._end_time is None and self._status.status_code is not StatusCode.OK:
-            if new.status_code is not StatusCode.UNSET:
-                self._status = new
+        is_open = self._end_time is None and self._status.status_code is not StatusCode.OK
+        if is_open and new.status_code is not StatusCode.UNSET:
+            self._status = new
 
     def record_exception(
-        self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002  (OpenTelemetry's signature)
     ) -> None:
         """Add the event of an exception, as OpenTelemetry's SDK does."""
         sdk: Callable[..., None] = SdkSpan.record_exception  # it needs no more of a span than `add_event`
@@ -168,8 +174,3 @@ class LightSpan(ReadableSpan, otel.Span):
         """End the span; the second time is none."""
         if self._end_time is None:
             self._end_time = time.time_ns() if end_time is None else end_time
-
-
-def is_open(span: otel.Span) -> bool:
-    """Return whether *span* is a light span that is open."""
-    return isinstance(span, LightSpan) and cast("LightSpan", span)._end_time is None

@@ -6,8 +6,7 @@ to the store come later, in the thread that delivers.
 
 from __future__ import annotations
 
-import threading
-import time
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,15 @@ from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
 from dspy_mlflow_callbacks.spans.around import is_users_span_within
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
-from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment, ExperimentError
+from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.spans.recorded_traces import ForeignTrace, OwnTrace, RecordedTrace, Settings
 
 _OK = Status(StatusCode.OK)
 _ERROR_LEVEL = "40"
+
+# Its fixed bits make that neither half is 0, which is no id.
+_UUID = re.compile("[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
 class RecordedSpan(LightSpan):
@@ -36,7 +38,7 @@ class RecordedSpan(LightSpan):
 
     settings: Settings
     is_entry = False
-    _detach: Callable[[], None]
+    detach: Callable[[], None]
 
     @property
     def around(self) -> otel.Span:
@@ -46,7 +48,7 @@ class RecordedSpan(LightSpan):
     def close(self, end: SpanEnd) -> None:
         """Take the span out of MLflow's context, then end it."""
         # First the context: a span that fails to end must not become the parent of the next trace.
-        self._detach()
+        self.detach()
         try:
             for event in end.events:
                 self.note(event)
@@ -115,7 +117,7 @@ class RecordedEngine:
             run = internals.calling_run()
             trace = OwnTrace(tracer, otel_id, self._settings, self._experiment_id(run), run)
         trace.say(call.tags, call.metadata)
-        return self._span(call, start, trace, None, outer if outer.is_valid else None, is_entry=True)
+        return self._span(call, start, trace, outer=outer if outer.is_valid else None, is_entry=True)
 
     def open_below(self, call: CallStart, start: SpanStart, parent: RecordedSpan) -> RecordedSpan:
         """Open a span below a recorded one, or below the user's own that is open inside it."""
@@ -124,32 +126,32 @@ class RecordedEngine:
             trace.say(call.tags, call.metadata)
         active = trace.tracer.current_span()
         if active is not parent and is_users_span_within(active, parent):
-            return self._span(call, start, trace, None, active.get_span_context())
-        return self._span(call, start, trace, parent, None)
+            return self._span(call, start, trace, outer=active.get_span_context())
+        return self._span(call, start, trace, above=parent)
 
     def _span(
         self,
         call: CallStart,
         start: SpanStart,
         trace: RecordedTrace,
-        above: RecordedSpan | None,
-        outer: otel.SpanContext | None,
         *,
+        above: RecordedSpan | None = None,
+        outer: otel.SpanContext | None = None,
         is_entry: bool = False,
     ) -> RecordedSpan:
         attributes = opening_attributes(call.call_id, start)
         attributes[internals.SPAN_TYPE] = f'"{start.span_type}"'
-        span = RecordedSpan(start.name, trace, above, outer, _ids(call.call_id)[0], attributes)
+        span = RecordedSpan(start.name, trace, _ids(call.call_id)[0], attributes, above=above, outer=outer)
         span.settings = self._settings
         if is_entry:
             span.is_entry = True
         span.set_payload(internals.INPUTS, start.inputs)
         trace.spans.append(span)
-        span._detach = trace.tracer.attach(span)
+        span.detach = trace.tracer.attach(span)
         return span
 
     def _experiment_id(self, run: Any) -> str:
-        return self._experiment.id(run) or internals.active_experiment_id()
+        return self._experiment.id(run) or str(internals.active_experiment_id())
 
 
 def _ids(call_id: str) -> tuple[int, int]:
@@ -158,10 +160,7 @@ def _ids(call_id: str) -> tuple[int, int]:
     To draw others would cost a system call. The halves are swapped, because the fixed bits of a UUID stand at the
     beginning of what samplers read as a number: the lower half of a trace's id.
     """
-    try:
-        upper, lower = int(call_id[:16], 16), int(call_id[16:], 16)
-    except ValueError:
-        upper = lower = 0
-    if not upper or not lower or len(call_id) != 32:
+    if _UUID.fullmatch(call_id) is None:
         return internals.ids.generate_span_id(), internals.ids.generate_trace_id()
+    upper, lower = int(call_id[:16], 16), int(call_id[16:], 16)
     return upper, lower << 64 | upper

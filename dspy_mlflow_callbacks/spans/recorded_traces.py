@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import attrs
-import orjson
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
@@ -15,8 +14,8 @@ from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, P
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans.leaving import preview_content, run_steps, span_content, trace_content
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
-from dspy_mlflow_callbacks.spans.tail_sampler import EndedTrace, TailSampler
 from dspy_mlflow_callbacks.stats import Counters
+from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
 
 # What a span holds beside its inputs and outputs, roughly.
 _SPAN_BYTES = 2048
@@ -38,7 +37,7 @@ class Settings:
     payload_steps: PayloadSteps
     on_loss: Callable[[Exception], object]
     counters: Counters
-    limits: Limits = Limits()
+    limits: Limits
     tail_sampler: TailSampler | None = None
     exporter: Exporter = EXPORTER
 
@@ -171,7 +170,7 @@ class OwnTrace(RecordedTrace):
     def prepared(self) -> Prepared | None:
         """Return what leaves; None if the tail sampler drops it."""
         root, ours = self.spans[0], self._ended()
-        others = [span.to_immutable_span()._span for span in self._others() if span.end_time_ns is not None]
+        others = [internals.otel_span(span) for span in self._others() if span.end_time_ns is not None]
         spans = [*ours, *others]
         tail_sampler = self._settings.tail_sampler
         if tail_sampler is not None and not tail_sampler.keeps(EndedTrace(self.trace_id, spans, self._texts()[0])):
@@ -233,8 +232,8 @@ class ForeignTrace(RecordedTrace):
         self._entry = internals.trace_entry(otel_id)
         if self._entry is not None:
             self.trace_id = self._entry.info.trace_id
-            location = self._entry.info.trace_location  # None below a remote parent
-            self._experiment_id = getattr(location, "mlflow_experiment", None) and self._entry.info.experiment_id or experiment_id
+            if self._entry.info.trace_location is not None:  # it is None below a remote parent
+                self._experiment_id = self._entry.info.experiment_id or experiment_id
 
     def promoted(self) -> Any:
         """Return MLflow's entry of the trace."""
