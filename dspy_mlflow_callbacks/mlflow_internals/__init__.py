@@ -28,6 +28,7 @@ from dspy_mlflow_callbacks.mlflow_internals.names import (
     SOURCE_RUN,
     SPAN_TYPE,
 )
+from dspy_mlflow_callbacks.mlflow_internals.otlp import describe_for_otlp
 from dspy_mlflow_callbacks.mlflow_internals.runs import as_active_run, calling_run, dspy_runs, end_run
 from dspy_mlflow_callbacks.mlflow_internals.scopes import (
     TraceScope,
@@ -56,6 +57,7 @@ __all__ = [
     "calling_run",
     "current_scope",
     "default_level",
+    "describe_for_otlp",
     "dspy_runs",
     "end_run",
     "end_span",

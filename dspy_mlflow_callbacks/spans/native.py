@@ -17,6 +17,7 @@ from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
 from dspy_mlflow_callbacks.payload import PayloadSteps
+from dspy_mlflow_callbacks.spans import gen_ai
 from dspy_mlflow_callbacks.spans.delivery import DELIVERY
 from dspy_mlflow_callbacks.spans.experiments import NAMES, Experiment, ExperimentError, experiment_of_variables
 from dspy_mlflow_callbacks.spans.leaving import run_steps
@@ -138,6 +139,7 @@ class NativeEngine:
         if tracer is not self._probed:  # MLflow takes a new one for a new tracking URI
             self._probed = tracer
             DELIVERY.probe()
+            internals.describe_for_otlp(tracer.otlp, gen_ai.describe)
         above = _parent_span(tracer.current_span(), parent)
         run = None if above.get_span_context().is_valid else internals.calling_run()
         attributes = _attributes(call.call_id, start)
