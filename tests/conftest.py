@@ -18,6 +18,7 @@ import dspy
 import pytest
 from dspy.dsp.utils.settings import thread_local_overrides
 from openai_server import OpenAIServer
+from otlp_collector import Collector
 from warned import Warnings
 
 from dspy_mlflow_callbacks import dspy_internals
@@ -59,6 +60,14 @@ def own_folder(tmp_path, monkeypatch):
 def openai_server(httpserver):
     """Return a server of OpenAI's chat completions, text completions and responses on a free port."""
     return OpenAIServer(httpserver)
+
+
+@pytest.fixture
+def collector(httpserver, dspy_traces, monkeypatch):
+    """Return an OTLP collector to which MLflow sends the traces, instead of to its store."""
+    collector = Collector(httpserver, monkeypatch)
+    yield collector
+    collector.spans()  # what is still to be sent would find no server
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import logging
 import os
+import re
 import shlex
 import sqlite3
 import subprocess
@@ -29,6 +30,7 @@ from dspy_mlflow_callbacks import (
     suppress_tracing,
     trace_context,
 )
+from dspy_mlflow_callbacks.spans import gen_ai
 from dspy_mlflow_callbacks.testing.captured import tree
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -447,6 +449,49 @@ def test_several_experiments(run, dspy_traces):
         inputs.append(trace.data.spans[0].inputs)
     assert inputs == [{"question": "why?"}, None]
     assert dspy_traces.all() == []
+
+
+# Other backends
+
+
+def test_sending_to_a_collector(tmp_path, dspy_traces, collector):
+    """The commands send what the program traces to a collector, before its process ends."""
+    (tmp_path / "app.py").write_text(APP)
+    command = f'dspy-mlflow() {{ {shlex.quote(sys.executable)} -m dspy_mlflow_callbacks "$@"; }}\n'
+    script = PAGE.script("OTEL_EXPORTER_OTLP").replace("http://collector.example:4318/v1/traces", collector.url)
+    subprocess.run(
+        ["/bin/bash", "-ec", command + script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+        timeout=100,
+    )
+    assert collector.names() == ["Predict", "ChatAdapter.format", "dummy", "ChatAdapter.parse"] * 9
+    assert dspy_traces.all() == []
+
+
+def test_the_attributes_of_other_backends():
+    """The table has all attributes that are sent, and no other."""
+    rows = PAGE.rows("| span of | attributes |")
+    listed = {name for row in rows for name in re.findall(r"`(gen_ai\.[a-z_.]+)`", row[1])}
+    assert listed == set(re.findall(r'"(gen_ai\.[a-z_.]+)"', Path(gen_ai.__file__).read_text(encoding="utf-8")))
+
+
+@pytest.mark.skipif(
+    not hasattr(mlflow.tracing, "get_bridged_tracer_provider"), reason="MLflow has no such function yet"
+)
+def test_sending_at_once(run, collector, monkeypatch):
+    """The block sends all spans, and nothing else would; a trace's session is not among what MLflow sends."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")  # milliseconds
+    mlflow.tracing.reset()
+    with trace_context(session_id="session-1"):
+        Program()(question="why?")
+    mlflow.flush_trace_async_logging()
+    assert collector.received == []
+    run("get_bridged_tracer_provider")
+    assert len(collector.received) == 1
+    assert b"session-1" not in collector.received[0]
+    assert b"why?" in collector.received[0]
 
 
 # Watching the tracer

@@ -50,6 +50,9 @@ from dspy_mlflow_callbacks.mlflow_internals.names import (
     SOURCE_RUN,
     SPAN_TYPE,
 )
+from dspy_mlflow_callbacks.mlflow_internals.otlp import (
+    describe_for_otlp,
+)
 from dspy_mlflow_callbacks.mlflow_internals.recorders import (
     Recorder,
     why_not_recorded,
@@ -111,6 +114,7 @@ __all__ = [
     "complete_info",
     "current_scope",
     "default_level",
+    "describe_for_otlp",
     "dspy_runs",
     "end_run",
     "end_span",

@@ -15,6 +15,7 @@ import attrs
 import mlflow
 from mlflow.tracing import provider
 from mlflow.tracing.processor.mlflow_v3 import MlflowV3SpanProcessor
+from mlflow.tracing.processor.otel import OtelSpanProcessor
 from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -64,6 +65,7 @@ class Tracer:
     _is_shared: bool
     asks_for_experiment: bool
     recorder: Any
+    otlp: tuple[OtelSpanProcessor, ...]
 
     @classmethod
     def find(cls) -> Tracer:
@@ -77,8 +79,9 @@ class Tracer:
         of_provider = provider.provider.get()
         processors = getattr(getattr(of_provider, "_active_span_processor", None), "_span_processors", ())
         asks = any(isinstance(each, MlflowV3SpanProcessor) for each in processors)  # others need no experiment
+        otlp = tuple(each for each in processors if isinstance(each, OtelSpanProcessor))
         recorder = None if is_shared else Recorder.find(of_provider)
-        return cls(of_provider, tracer, provider.get_context_api(), is_isolated, is_shared, asks, recorder)
+        return cls(of_provider, tracer, provider.get_context_api(), is_isolated, is_shared, asks, recorder, otlp)
 
     @property
     def is_on(self) -> bool:

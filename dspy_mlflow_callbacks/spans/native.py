@@ -18,6 +18,7 @@ from opentelemetry.trace import Span
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
 from dspy_mlflow_callbacks.payload import PayloadSteps
+from dspy_mlflow_callbacks.spans import gen_ai
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
 from dspy_mlflow_callbacks.spans.delivery import DELIVERY
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
@@ -100,6 +101,7 @@ class NativeEngine:
         if tracer is not self._probed:  # MLflow takes a new one for a new tracking URI
             self._probed = tracer
             DELIVERY.probe()
+            internals.describe_for_otlp(tracer.otlp, gen_ai.describe)
         attributes = opening_attributes(call.call_id, start)
         run = None
         if not above.get_span_context().is_valid:
