@@ -263,11 +263,12 @@ class Tracing:
     def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
         if start.is_root:
             self._close_abandoned(call.trace)
-        described = _incomplete(end)
+        described = None
         try:
             described = describe_end(start, self.chain.on_end(end), self._capture)
         finally:
-            call.span.close(_with_cpu_time(described, call.cpu_started))
+            described = described or _incomplete(end)
+            call.span.close(described if call.cpu_started is None else _with_cpu_time(described, call.cpu_started))
             self._counters.add("ended")
 
     def _note_parsed(self, start: CallStart) -> None:
@@ -308,9 +309,9 @@ def _cpu_time() -> tuple[int, int]:
     return threading.get_ident(), time.thread_time_ns()
 
 
-def _with_cpu_time(end: SpanEnd, started: tuple[int, int] | None) -> SpanEnd:
+def _with_cpu_time(end: SpanEnd, started: tuple[int, int]) -> SpanEnd:
     """Add the CPU seconds that the calling thread spent, where the call ended in the thread it started in."""
-    if started is None or started[0] != threading.get_ident():
+    if started[0] != threading.get_ident():
         return end
     seconds = (time.thread_time_ns() - started[1]) / 1e9
     return attrs.evolve(end, attributes={**end.attributes, "dspy.cpu_time_s": repr(seconds)})

@@ -145,8 +145,8 @@ class RecordedEngine:
         span.settings = self._settings
         if is_entry:
             span.is_entry = True
-        span.set_payload(internals.INPUTS, start.inputs)
         trace.spans.append(span)
+        span.set_payload(internals.INPUTS, start.inputs)
         span.detach = trace.tracer.attach(span)
         return span
 
