@@ -267,7 +267,7 @@ class Tracing:
         try:
             described = describe_end(start, self.chain.on_end(end), self._capture)
         finally:
-            described = described or _incomplete(end)
+            described = _incomplete(end) if described is None else described
             call.span.close(described if call.cpu_started is None else _with_cpu_time(described, call.cpu_started))
             self._counters.add("ended")
 

@@ -102,6 +102,7 @@ class TracingCallback(BaseCallback):
             on_loss=losses,
             counters=counters,
             limits=config.limits(),
+            max_open_s=config.max_open_s,
             tail_sampler=config.tail_sampler,
         )
         capture = Capture(

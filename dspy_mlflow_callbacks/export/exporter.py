@@ -9,6 +9,7 @@ import time
 
 import attrs
 
+from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.buffer import Buffer
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
@@ -157,3 +158,6 @@ class _PreparedTrace:
 
 EXPORTER = Exporter()
 """The exporter of this process."""
+
+FLUSHED_WITH_MLFLOW = internals.FlushedWithMlflow(EXPORTER.flush)
+"""What makes MLflow's own flushes wait for the exporter; MLflow holds it by a weak reference."""

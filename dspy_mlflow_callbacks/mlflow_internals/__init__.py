@@ -12,6 +12,7 @@ from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     experiment_variables,
     has_destination,
 )
+from dspy_mlflow_callbacks.mlflow_internals.flushing import FlushedWithMlflow
 from dspy_mlflow_callbacks.mlflow_internals.live_spans import (
     default_level,
     end_span,
@@ -103,6 +104,7 @@ __all__ = [
     "REQUEST_ID",
     "SOURCE_RUN",
     "SPAN_TYPE",
+    "FlushedWithMlflow",
     "Recorder",
     "TraceScope",
     "Tracer",

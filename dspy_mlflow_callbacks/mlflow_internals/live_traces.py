@@ -173,8 +173,8 @@ def is_said_by_spans(info: TraceInfo, processor: Any) -> bool:
 def attributes_of_trace(info: TraceInfo, processor: Any) -> Iterator[tuple[str, str]]:
     """Yield the attributes of a root with which it says what *info* says, as JSON texts by name.
 
-    The store makes tags of those that begin with `mlflow.traceTag.`, and session and user of the other two. What MLflow's
-    exporter says in metadata of process and run is a tag here: spans have no other way to say it.
+    The store makes tags of those that begin with `mlflow.traceTag.`, and session and user of the other two. What
+    MLflow's exporter says in metadata of process and run is a tag here: spans have no other way to say it.
     """
     told = (*source_metadata(processor), TraceMetadataKey.SOURCE_RUN)
     carried = {key: info.trace_metadata[key] for key in told if key in info.trace_metadata}

@@ -55,6 +55,10 @@ class LightSpan(ReadableSpan, otel.Span):
 
     # What `Tracing` reads of an engine's span.
     records = True
+
+    is_delivered = False
+    """Whether the span has left, or is on its way, before its trace has ended."""
+
     _known_context: SpanContext | None = None
     _is_live = False
 

@@ -78,6 +78,10 @@ class OpenSpans:
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._calls
 
+    def calls(self) -> list[OpenCall]:
+        """Return all calls that are open now."""
+        return list(self._calls.values())
+
     def add(self, call_id: str, call: OpenCall) -> None:
         """Hold *call* until it is taken; under another call's id it stands for that one too."""
         self._calls[call_id] = call

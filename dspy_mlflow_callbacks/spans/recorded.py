@@ -6,7 +6,6 @@ to the store come later, in the thread that delivers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +19,15 @@ from dspy_mlflow_callbacks.spans.around import is_users_span_within
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
+from dspy_mlflow_callbacks.spans.long_traces import LongTraces
+from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.spans.recorded_traces import ForeignTrace, OwnTrace, RecordedTrace, Settings
 
 _OK = Status(StatusCode.OK)
 _ERROR_LEVEL = "40"
 
-# Its fixed bits make that neither half is 0, which is no id.
-_UUID = re.compile("[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
+# Digits in half a UUID, as DSPy writes it, and their base.
+_HALF, _HEXADECIMAL = 16, 16
 
 
 class RecordedSpan(LightSpan):
@@ -82,6 +83,14 @@ class RecordedSpan(LightSpan):
         self.trace.payload_size += len(payload)
 
 
+def _open_traces() -> list[RecordedTrace]:
+    spans = [call.span for call in OPEN_SPANS.calls()]
+    return [span.trace for span in spans if isinstance(span, RecordedSpan) and span.is_entry]
+
+
+LONG_TRACES = LongTraces(_open_traces)
+
+
 class RecordedEngine:
     """Opens light spans.
 
@@ -111,12 +120,13 @@ class RecordedEngine:
         if outer.is_valid:
             trace = ForeignTrace(tracer, outer.trace_id, self._settings, self._experiment_id(None))
         else:
-            otel_id = _ids(call.call_id)[1]
+            otel_id = _trace_id(call.call_id)
             if recorder.drops(otel_id, start.name):
                 return None
             run = internals.calling_run()
             trace = OwnTrace(tracer, otel_id, self._settings, self._experiment_id(run), run)
         trace.say(call.tags, call.metadata)
+        LONG_TRACES.watch(self._settings.max_open_s)
         return self._span(call, start, trace, outer=outer if outer.is_valid else None, is_entry=True)
 
     def open_below(self, call: CallStart, start: SpanStart, parent: RecordedSpan) -> RecordedSpan:
@@ -141,7 +151,7 @@ class RecordedEngine:
     ) -> RecordedSpan:
         attributes = opening_attributes(call.call_id, start)
         attributes[internals.SPAN_TYPE] = f'"{start.span_type}"'
-        span = RecordedSpan(start.name, trace, _ids(call.call_id)[0], attributes, above=above, outer=outer)
+        span = RecordedSpan(start.name, trace, _span_id(call.call_id), attributes, above=above, outer=outer)
         span.settings = self._settings
         if is_entry:
             span.is_entry = True
@@ -154,13 +164,23 @@ class RecordedEngine:
         return self._experiment.id(run) or str(internals.active_experiment_id())
 
 
-def _ids(call_id: str) -> tuple[int, int]:
-    """Return 64 and 128 random bits for the ids of a span and a trace: those of DSPy's id, a UUID of version 4.
+def _span_id(call_id: str) -> int:
+    """Return 64 random bits for the id of a span: half of DSPy's id, a UUID of version 4.
 
-    To draw others would cost a system call. The halves are swapped, because the fixed bits of a UUID stand at the
-    beginning of what samplers read as a number: the lower half of a trace's id.
+    To draw others would cost a system call.
     """
-    if _UUID.fullmatch(call_id) is None:
-        return internals.ids.generate_span_id(), internals.ids.generate_trace_id()
-    upper, lower = int(call_id[:16], 16), int(call_id[16:], 16)
-    return upper, lower << 64 | upper
+    try:
+        return int(call_id[:_HALF], _HEXADECIMAL) or internals.ids.generate_span_id()
+    except ValueError:
+        return internals.ids.generate_span_id()
+
+
+def _trace_id(call_id: str) -> int:
+    """Return 128 random bits for the id of a trace: those of DSPy's id of its root.
+
+    The halves are swapped: fixed bits of a UUID begin its lower half, which samplers read as a number.
+    """
+    try:
+        return int(call_id[_HALF:] + call_id[:_HALF], _HEXADECIMAL) or internals.ids.generate_trace_id()
+    except ValueError:
+        return internals.ids.generate_trace_id()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -30,6 +31,7 @@ class Settings:
         on_loss: Told of what payload steps and delivery lost.
         counters: Where stored traces are counted.
         limits: How much may wait.
+        max_open_s: After how many seconds a trace that is open is stored so far.
         tail_sampler: Decides which ended traces are kept; None keeps all.
         exporter: Delivers what has ended.
     """
@@ -38,6 +40,7 @@ class Settings:
     on_loss: Callable[[Exception], object]
     counters: Counters
     limits: Limits
+    max_open_s: float
     tail_sampler: TailSampler | None = None
     exporter: Exporter = EXPORTER
 
@@ -65,6 +68,8 @@ class RecordedTrace:
         self._settings = settings
         self._experiment_id = experiment_id
         self._entry: Any = None  # MLflow's, once somebody has looked
+        self._is_dropped = False  # by the tail sampler
+        self._delivered_at = time.monotonic()
 
     @property
     def size(self) -> int:
@@ -94,7 +99,18 @@ class RecordedTrace:
 
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Hear what became of the trace; see `export.waiting.Waiting`."""
-        self._settings.counters.add(outcome if outcome == "stored" else "lost")
+        if outcome != "dropped" or not self._is_dropped:
+            self._settings.counters.add("stored" if outcome == "stored" else "lost")
+
+    def deliver_if_long(self) -> None:
+        """Hand over the spans that have ended since the last time, if that was long ago."""
+        now = time.monotonic()
+        is_due = now - self._delivered_at >= self._settings.max_open_s
+        if is_due and self._settings.tail_sampler is None:  # who has to decide about all of it
+            self._delivered_at = now
+            part = PartOfTrace(self, _leaving(self._ended()))
+            if part.spans:
+                self._settings.exporter.put(part, self._settings.limits)
 
     def _deliver(self, *, at_once: bool) -> None:
         if at_once or self.tracer.recorder.is_synchronous:
@@ -103,18 +119,47 @@ class RecordedTrace:
             self._settings.exporter.put(self, self._settings.limits)
 
     def _ended(self) -> list[Any]:
-        """Return the light spans that have ended, ready to leave but for their content."""
+        """Return the light spans that have ended, which can leave but for their content."""
         request_id = f'"{self.trace_id}"'
         ended = [span for span in self.spans if span.end_time is not None]
         for span in ended:
             span.replace_attribute(internals.REQUEST_ID, request_id)
         return ended
 
-    def _run_steps(self, spans: Iterable[Any]) -> None:
+    def run_steps(self, spans: Iterable[Any]) -> None:
+        """Run the payload steps of each callback on its spans."""
         for settings, own in _by_settings(spans):
             if settings.payload_steps:
                 content = chain.from_iterable(span_content(span, span.replace_attribute) for span in own)
                 run_steps(settings.payload_steps, content, settings.on_loss)
+
+
+class PartOfTrace:
+    """Spans that have ended while their trace goes on: they are stored as a trace in progress.
+
+    Args:
+        trace: The trace.
+        spans: The spans, which leave with this part and not with the rest.
+    """
+
+    def __init__(self, trace: RecordedTrace, spans: list[Any]) -> None:
+        self._trace = trace
+        self.spans = spans
+        self.destination = trace.destination
+        self.size = _SPAN_BYTES * len(spans)
+        for span in spans:
+            span.is_delivered = True
+
+    def prepared(self) -> Prepared:
+        """Return what leaves."""
+        self._trace.run_steps(self.spans)
+        return Prepared(trace_id=self._trace.trace_id, spans=self.spans)
+
+    def done(self, outcome: Outcome, error: Exception | None = None) -> None:
+        """Hear what became of the part: what is not stored leaves again with the rest."""
+        if outcome != "stored":
+            for span in self.spans:
+                span.is_delivered = False
 
 
 class OwnTrace(RecordedTrace):
@@ -169,17 +214,22 @@ class OwnTrace(RecordedTrace):
 
     def prepared(self) -> Prepared | None:
         """Return what leaves; None if the tail sampler drops it."""
-        root, ours = self.spans[0], self._ended()
+        ended = self._ended()
         others = [internals.otel_span(span) for span in self._others() if span.end_time_ns is not None]
-        spans = [*ours, *others]
         tail_sampler = self._settings.tail_sampler
-        if tail_sampler is not None and not tail_sampler.keeps(EndedTrace(self.trace_id, spans, self._texts()[0])):
+        if tail_sampler is not None and not tail_sampler.keeps(
+            EndedTrace(self.trace_id, [*ended, *others], self._texts()[0])
+        ):
+            self._is_dropped = True
+            self._settings.counters.add("dropped")
             return None
-        self._run_steps(ours)
-        return self._with_trace_facts(root, spans)
+        leaving = _leaving(ended)
+        self.run_steps(leaving)
+        return self._with_trace_facts([*leaving, *others], [*ended, *others])
 
-    def _with_trace_facts(self, root: Any, spans: list[Any]) -> Prepared:
+    def _with_trace_facts(self, leaving: list[Any], spans: list[Any]) -> Prepared:
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
+        root = self.spans[0]
         processor = self.tracer.recorder.processor
         info = self._entry.info if self._entry is not None else self._new_info()
         self._run_trace_steps(info)
@@ -188,9 +238,9 @@ class OwnTrace(RecordedTrace):
         if not attachments and not prompts and internals.is_said_by_spans(info, processor):
             for key, text in internals.attributes_of_trace(info, processor):
                 root.replace_attribute(key, text)
-            return Prepared(trace_id=self.trace_id, spans=spans)
+            return Prepared(trace_id=self.trace_id, spans=leaving)
         internals.complete_info(info, root, spans, processor)
-        return Prepared(trace_id=self.trace_id, spans=spans, info=info, attachments=attachments, prompts=prompts)
+        return Prepared(trace_id=self.trace_id, spans=leaving, info=info, attachments=attachments, prompts=prompts)
 
     def _run_trace_steps(self, info: Any) -> None:
         for settings, _ in _by_settings(self.spans):
@@ -264,9 +314,14 @@ class ForeignTrace(RecordedTrace):
 
     def prepared(self) -> Prepared:
         """Return what leaves."""
-        spans = self._ended()
-        self._run_steps(spans)
+        spans = _leaving(self._ended())
+        self.run_steps(spans)
         return Prepared(trace_id=self.trace_id, spans=spans)
+
+
+def _leaving(spans: Iterable[Any]) -> list[Any]:
+    """Return the spans that have not left before their trace ended."""
+    return [span for span in spans if not span.is_delivered]
 
 
 def _by_settings(spans: Iterable[Any]) -> Iterator[tuple[Settings, list[Any]]]:

@@ -1,0 +1,54 @@
+"""Traces that run for minutes: what has ended of them is stored while the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+_CHECKS_A_LIMIT = 4
+"""How often a trace is looked at within the time after which it is stored so far."""
+
+
+class Long(Protocol):
+    """A trace that is open, and knows after how long it is stored so far."""
+
+    def deliver_if_long(self) -> None:
+        """Hand over what has ended since the last time, if that was long ago."""
+        ...
+
+
+class LongTraces:
+    """Looks after traces that are open for long, from a thread of its own that starts with the first trace.
+
+    Args:
+        open_traces: Returns the traces that are open.
+    """
+
+    def __init__(self, open_traces: Callable[[], Iterable[Long]]) -> None:
+        self._open_traces = open_traces
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        # After a fork too: the thread is not here.
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._limit_s = float("inf")
+
+    def watch(self, limit_s: float) -> None:
+        """Look at open traces often enough for one that is stored so far after *limit_s* seconds."""
+        if limit_s < self._limit_s:
+            with self._lock:
+                is_running, self._limit_s = self._limit_s < float("inf"), min(limit_s, self._limit_s)
+            self._wake.set()
+            if not is_running:
+                threading.Thread(target=self._run, name="dspy-mlflow-open-traces", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            if self._wake.wait(self._limit_s / _CHECKS_A_LIMIT):
+                self._wake.clear()
+            for trace in self._open_traces():
+                trace.deliver_if_long()
