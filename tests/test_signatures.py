@@ -145,6 +145,14 @@ def test_demo_of_a_frozen_program_is_part_of_the_fingerprint(prepare):
     assert program_fingerprint(made()) != program_fingerprint(made(dspy.Example(text="t")))
 
 
+def test_what_dspy_remembers_of_calls_is_no_part_of_the_program():
+    """A module's history of calls is left alone, whatever lies in it."""
+    made = program()
+    before = program_fingerprint(made)
+    made.history = [dspy.Predict("a -> b")]
+    assert program_fingerprint(made) == before
+
+
 def test_ring_of_modules_has_a_fingerprint():
     """Modules that hold each other are looked into once."""
     outer = program()

@@ -85,18 +85,20 @@ def _predictors(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict]]:
 def _submodules(path: str, module: dspy.Module) -> list[tuple[str, dspy.Module]]:
     found: list[tuple[str, dspy.Module]] = []
     for name, held in vars(module).copy().items():  # another thread may set an attribute meanwhile
-        if type(held) in _SCALARS:
-            continue
+        cls = type(held)
+        if cls in _SCALARS or (cls in _CONTAINERS and not held) or name == "history":
+            continue  # most of what a module has
         if isinstance(held, dspy.Module):
             found.append((f"{path}.{name}", held))
         # One level, as DSPy does: candidates of an optimizer lie deeper.
-        elif isinstance(held, (list, tuple, dict)) and held and name != "history" and _has_modules(held):
+        elif isinstance(held, (list, tuple, dict)) and _has_modules(held):
             inside = [(at, item) for at, item in items(held) if isinstance(item, dspy.Module)]
             found += [(f"{path}.{name}{text((at,))}", item) for at, item in inside]
     return found
 
 
 _SCALARS = frozenset({type(None), bool, int, float, str})
+_CONTAINERS = frozenset({list, tuple, dict})
 
 
 def _has_modules(container: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> bool:

@@ -14,16 +14,6 @@ import attrs
 # API), Anthropic's, and DSPy's own (LMUsage, lm15.Usage). Of two that MLflow has one name for, the first one holds.
 _COUNTS: tuple[tuple[str | None, dict[str, str]], ...] = (
     (
-        None,
-        {
-            "prompt_tokens": "input_tokens",
-            "input_tokens": "input_tokens",
-            "completion_tokens": "output_tokens",
-            "output_tokens": "output_tokens",
-            "total_tokens": "total_tokens",
-        },
-    ),
-    (
         "prompt_tokens_details",
         {"cached_tokens": "cache_read_input_tokens", "cache_creation_tokens": "cache_creation_input_tokens"},
     ),
@@ -33,6 +23,11 @@ _COUNTS: tuple[tuple[str | None, dict[str, str]], ...] = (
     (
         None,
         {
+            "prompt_tokens": "input_tokens",
+            "input_tokens": "input_tokens",
+            "completion_tokens": "output_tokens",
+            "output_tokens": "output_tokens",
+            "total_tokens": "total_tokens",
             "cache_read_input_tokens": "cache_read_input_tokens",
             "cache_read_tokens": "cache_read_input_tokens",
             "cache_creation_input_tokens": "cache_creation_input_tokens",
