@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import attrs
 from attrs.validators import in_, instance_of, optional
@@ -30,6 +30,9 @@ class CallKind(enum.Enum):
     INTERPRETER_STARTUP = "interpreter_startup"
     INTERPRETER_SHUTDOWN = "interpreter_shutdown"
     COMPILE = "compile"
+
+    # Each member is the only one of its name; an enum's own hash is Python code.
+    __hash__ = object.__hash__
 
 
 def _check_mapping(_: object, attribute: attrs.Attribute[Mapping[str, Any]], value: object) -> None:
@@ -148,3 +151,42 @@ class SpanEnd:
     attributes: Mapping[str, str] = EMPTY
     events: tuple[SpanEvent, ...] = ()
     error: str | None = None
+
+
+_Event = TypeVar("_Event")
+
+
+def _quick(cls: type[_Event]) -> type[_Event]:
+    """Return what makes instances of *cls*, a frozen attrs class, in half the time and without checks.
+
+    A frozen class gets each of its fields past its own lock. This one has none: what it makes is locked when it is
+    whole, by becoming *cls*.
+    """
+
+    def become_frozen(self: Any) -> None:
+        self.__class__ = cls
+
+    unlocked = {
+        "__setattr__": object.__setattr__,
+        "__delattr__": object.__delattr__,  # Python knows the two as one
+        "__attrs_post_init__": become_frozen,
+    }
+    fields = {each.name: attrs.field(default=each.default) for each in attrs.fields(cast("type[Any]", cls))}
+    made = attrs.make_class(
+        f"_Quick{cls.__name__}",
+        fields,
+        bases=(cls,),
+        class_body=unlocked,
+        slots=True,
+        kw_only=True,
+        eq=False,
+        repr=False,
+    )
+    return cast("type[_Event]", made)
+
+
+# For this package's own events, of which every call makes four.
+new_call_start = _quick(CallStart)
+new_call_end = _quick(CallEnd)
+new_span_start = _quick(SpanStart)
+new_span_end = _quick(SpanEnd)

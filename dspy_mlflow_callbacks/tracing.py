@@ -12,7 +12,7 @@ import attrs
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
-from dspy_mlflow_callbacks.events import EMPTY, CallEnd, CallKind, CallStart, SpanEnd
+from dspy_mlflow_callbacks.events import EMPTY, CallEnd, CallKind, CallStart, SpanEnd, new_call_end, new_call_start
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
@@ -118,7 +118,7 @@ class Tracing:
         is_entry = parent is None or parent.owner is not self or _is_hidden_entry(enclosing)
         scope = self._engine.scope() if is_entry else None
         trace_scope = scope if above is None else None  # a trace that somebody else began has its own
-        return CallStart(
+        return new_call_start(
             kind=kind,
             call_id=call_id,
             parent=enclosing,
@@ -180,7 +180,7 @@ class Tracing:
             call.span.close(_NOTHING)
             return
         if not call.is_hidden:
-            self._finish(call, call.start, CallEnd(call_id=call_id, outputs=outputs, exception=exception))
+            self._finish(call, call.start, new_call_end(call_id=call_id, outputs=outputs, exception=exception))
         if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
             self._note_parsed(call.start)
 

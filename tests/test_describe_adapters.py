@@ -7,7 +7,9 @@ import pytest
 from offline_lm import Raw
 from programs import answering
 
+from dspy_mlflow_callbacks.describe import describe_start
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
+from dspy_mlflow_callbacks.events import CallKind, CallStart
 
 JSON_ANSWER = '{"answer": "42"}'
 
@@ -29,6 +31,27 @@ def test_format_and_parse(dspy_traces):
     assert "[[ ## answer ## ]]\n42" in parse.inputs["completion"]
     assert parse.outputs == {"answer": "42"}
     assert parse.get_attribute("dspy.adapter.raw_completion") is None
+
+
+def test_demos_are_shown_as_they_are_at_each_call(dspy_traces):
+    """`format` shows the demos of its call, also after one was changed in place."""
+    predictor = dspy.Predict("question -> answer")
+    predictor.demos = [dspy.Example(question="q", answer="a"), {"question": "other", "answer": ["b"]}]
+    with dspy.context(lm=answering({"answer": "42"})):
+        predictor(question="q")
+        predictor.demos[0].answer = "c"
+        predictor.demos[1]["answer"].append("d")
+        predictor(question="q")
+    first, second = (span.inputs["demos"] for span in dspy_traces.spans(kind="adapter_format"))
+    assert first == [{"question": "q", "answer": "a"}, {"question": "other", "answer": ["b"]}]
+    assert second == [{"question": "q", "answer": "c"}, {"question": "other", "answer": ["b", "d"]}]
+
+
+def test_adapter_that_is_called_in_another_way():
+    """An adapter of the user's own may take anything for a signature and for demos."""
+    inputs = {"signature": "question -> answer", "demos": None}
+    call = CallStart(kind=CallKind.ADAPTER_FORMAT, call_id="1", root_call_id="1", instance=object(), inputs=inputs)
+    assert describe_start(call).inputs == '{"signature":"question -> answer","demos":null}'
 
 
 @pytest.mark.parametrize(

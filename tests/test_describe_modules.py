@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from programs import Program, answering
 
-from dspy_mlflow_callbacks.describe.signatures import demos_digest, program_fingerprint
+from dspy_mlflow_callbacks.describe.demos import demos_digest
+from dspy_mlflow_callbacks.describe.signatures import program_fingerprint
 
 
 class Echo(dspy.Module):

@@ -50,6 +50,23 @@ def test_description_and_schema(dspy_traces):
     assert span.get_attribute("dspy.tool.args") == {"answer": {"type": "string"}}
 
 
+def test_changed_schema_is_seen(dspy_traces):
+    """A schema that is changed in place, or replaced, and a new description show at the next call."""
+    tool = dspy.Tool(finish)
+    tool(answer="a")
+    tool.args["answer"]["description"] = "The answer."
+    tool(answer="a")
+    tool.args, tool.desc = {"answer": {"description": "Or another."}}, "Stop."
+    tool(answer="a")
+    spans = dspy_traces.spans()
+    assert [span.get_attribute("dspy.tool.args") for span in spans] == [
+        {"answer": {"type": "string"}},
+        {"answer": {"type": "string", "description": "The answer."}},
+        {"answer": {"description": "Or another."}},
+    ]
+    assert [span.get_attribute("dspy.tool.description") for span in spans] == ["End the work."] * 2 + ["Stop."]
+
+
 def test_raising_tool(dspy_traces):
     """A tool that raises has a failed span with its arguments and the exception, which the caller gets."""
     with pytest.raises(LookupError):

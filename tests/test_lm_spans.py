@@ -13,7 +13,8 @@ from dspy.utils.callback import with_callbacks
 from openai_server import HAS_ENGINES
 
 from dspy_mlflow_callbacks import MlflowCallback, lm_internals
-from dspy_mlflow_callbacks.events import CallKind
+from dspy_mlflow_callbacks.describe import describe_end
+from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 new = pytest.mark.skipif(not HAS_ENGINES, reason="DSPy's engines and lm15 came with 3.4")
 old = pytest.mark.skipif(HAS_ENGINES, reason="DSPy's typed requests went with 3.4")
@@ -87,6 +88,61 @@ def test_a_custom_engine(dspy_traces, way):
     assert tokens(span) == counted(10, 2)
     assert span.get_attribute("mlflow.llm.cost") is None
     assert span.get_attribute("mlflow.llm.provider") is None
+
+
+@new
+def test_changed_parameters_are_seen(dspy_traces):
+    """What is changed in an LM's parameters, or in a list that is one of them, shows at the next call."""
+    lm = engine_lm(*[answer() for _ in range(4)], temperature=0.5, stop=["a"])
+    lm("why?")
+    lm.kwargs["temperature"] = 0.25
+    lm("why?")
+    lm.kwargs["stop"].append("b")
+    lm("why?")
+    lm("why?", temperature=1.0)
+    asked = [span.get_attribute("dspy.lm.request") for span in dspy_traces.spans()]
+    assert [(each["temperature"], each["stop"]) for each in asked] == [
+        (0.5, ["a"]),
+        (0.25, ["a"]),
+        (0.25, ["a", "b"]),
+        (1.0, ["a", "b"]),
+    ]
+
+
+@new
+def test_changed_model_is_seen(dspy_traces):
+    """An LM that is given another model has it on its next span."""
+    lm = engine_lm(answer(), answer())
+    lm("why?")
+    lm.model = "openai/other"
+    lm("why?")
+    spans = dspy_traces.spans()
+    names = ["mlflow.llm.model", "mlflow.llm.provider"]
+    assert [[span.get_attribute(name) for name in names] for span in spans] == [
+        ["my-model", None],
+        ["openai/other", "openai"],
+    ]
+
+
+@new
+def test_changed_tool_schema_is_seen(dspy_traces):
+    """A tool's schema that is changed in place shows at the next call."""
+    parameters = {"type": "object", "properties": {}}
+    tools = [{"type": "function", "function": {"name": "search", "parameters": parameters}}]
+    lm = engine_lm(answer(), answer())
+    lm("why?", tools=tools)
+    parameters["properties"]["query"] = {"type": "string"}
+    lm("why?", tools=tools)
+    shown = [span.get_attribute("mlflow.chat.tools")[0]["function"]["parameters"] for span in dspy_traces.spans()]
+    assert [each["properties"] for each in shown] == [{}, {"query": {"type": "string"}}]
+
+
+def test_retries_that_nobody_knows_of_are_not_told():
+    """Where DSPy does not say how often it tried, before 3.4, the span does not either."""
+    watch = SimpleNamespace(answers=[{"usage": {"prompt_tokens": 2}}], retries=None)
+    start = CallStart(kind=CallKind.LM, call_id="1", root_call_id="1", instance=None, inputs={}, watch=watch)
+    described = describe_end(start, CallEnd(call_id="1", outputs=["42"]))
+    assert described.attributes == {"dspy.lm.cache_hit": "false", "mlflow.chat.tokenUsage": '{"input_tokens":2}'}
 
 
 @new

@@ -145,7 +145,7 @@ def test_replaced_module_has_the_path(dspy_traces):
 
 def test_path_is_found_after_the_cache_was_cleared(dspy_traces, monkeypatch):
     """The cache of paths is bounded: a full one begins afresh."""
-    monkeypatch.setattr(paths, "_KNOWN_PATHS", 1)
+    monkeypatch.setattr(paths._PATHS._known, "limit", 1)
     program = Holder(lambda held: [held.a, held.b, held.a], a=Leaf(), b=Leaf())
     calls(program)
     assert names(dspy_traces) == ["Holder", "Holder.a", "Holder.b", "Holder.a"]

@@ -28,13 +28,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import answering
 
+from dspy_mlflow_callbacks.describe import payloads
 from dspy_mlflow_callbacks.describe.payloads import (
     MAX_DEPTH,
     MAX_DESCRIPTION,
     MIN_ATTACHMENT_BYTES,
     describe_value,
+    parameters_to_json,
+    plain_without_secrets,
     to_json,
 )
+from dspy_mlflow_callbacks.secrets import REDACTED
 
 
 class Raises:
@@ -505,3 +509,41 @@ def test_nan_in_an_answer_is_seen(dspy_traces):
         Answers(dspy.Prediction(score=float("nan"), note=None))(given=1)
     (span,) = dspy_traces.spans()
     assert span.outputs == {"score": "nan", "note": None}
+
+
+SECRET = "sk-proj-" + "a1B2" * 12
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"cache": False, "temperature": 0.5, "stop": ["END"], "top_p": None},
+        {"api_key": SECRET, "max_tokens": 5},
+        {"api_key": Text(SECRET), "token": 5, "password": None},
+        {"headers": {"Authorization": f"Bearer {SECRET}", "x": [1]}},
+        {"api_base": f"https://me:{SECRET}@example.org", "note": SECRET},
+        {"response_format": Greeting, "seed": float("nan")},
+    ],
+)
+def test_parameters_are_without_secrets(parameters):
+    """Parameters are shown without what stands under a secret's name or looks like one, the second time too."""
+    expected = to_json(plain_without_secrets(parameters))
+    assert [parameters_to_json(parameters), parameters_to_json(parameters)] == [expected, expected]
+    assert SECRET not in expected
+
+
+def test_parameters_that_hold_a_secret_are_not_remembered():
+    """Nothing holds on to a secret that stood in an LM's parameters."""
+    payloads._WITHOUT_SECRETS.clear()
+    parameters_to_json({"api_key": SECRET, "max_tokens": 5})
+    parameters_to_json({"headers": {"Authorization": f"Bearer {SECRET}"}, "max_tokens": 6})
+    assert [json.loads(text) for text in payloads._WITHOUT_SECRETS] == [{"api_key": REDACTED, "max_tokens": 5}]
+
+
+def test_known_parameters_are_bounded(monkeypatch):
+    """Programs that call an LM with other parameters each time do not fill the memory."""
+    monkeypatch.setattr(payloads._WITHOUT_SECRETS, "limit", 2)
+    for seed in range(9):
+        parameters_to_json({"seed": seed})
+    assert len(payloads._WITHOUT_SECRETS) <= 2

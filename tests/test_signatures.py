@@ -12,7 +12,6 @@ import pytest
 
 from dspy_mlflow_callbacks.describe import signatures
 from dspy_mlflow_callbacks.describe.signatures import (
-    demos_digest,
     fingerprint_attributes,
     program_fingerprint,
     signature_attributes,
@@ -63,21 +62,43 @@ def test_changed_instruction_is_seen():
     assert [each["dspy.instructions"] for each in shown] == ["first", "second", "third"]
 
 
-def test_known_signatures_are_bounded(monkeypatch):
+def test_replaced_signature_is_seen():
+    """A predictor whose signature is replaced is another program."""
+    made = program()
+    before = program_fingerprint(made)
+    made.predict.signature = made.predict.signature.with_updated_fields("text", desc="some text")
+    assert program_fingerprint(made) != before
+
+
+def test_instruction_that_is_set_in_place_is_seen():
+    """A predictor whose signature gets other instructions is another program."""
+    made = program()
+    before = program_fingerprint(made)
+    made.predict.signature.instructions = "Say it!"
+    assert program_fingerprint(made) != before
+
+
+def test_predictor_that_comes_or_goes_is_seen():
+    """A predictor that is set, put in a list of others, or taken away changes the fingerprint."""
+    outer = dspy.Module()
+    outer.steps = [dspy.Example()]
+    seen = [program_fingerprint(outer)]
+    outer.inner = dspy.Predict("a -> b")
+    seen.append(program_fingerprint(outer))
+    outer.steps.append(dspy.Predict("a -> b"))
+    seen.append(program_fingerprint(outer))
+    assert len(set(seen)) == 3
+    del outer.inner
+    del outer.steps[1]
+    assert program_fingerprint(outer) == seen[0]
+
+
+def test_known_signatures_are_bounded():
     """Programs that make signatures on the fly do not fill the memory."""
-    monkeypatch.setattr(signatures, "_KNOWN_SIGNATURES", 2)
-    known = signatures._SignatureTexts()
-    for number in range(5):
-        known(dspy.Signature(f"question -> answer{number}"))
-    assert len(known._known) == 1
-
-
-def test_demos_digest():
-    """Equal demos have equal digests; a changed word gives another one."""
-    first = [dspy.Example(question="q", answer="a")]
-    assert demos_digest(first) == demos_digest([dspy.Example(question="q", answer="a")])
-    assert demos_digest(first) != demos_digest([dspy.Example(question="q", answer="b")])
-    assert len(demos_digest(first)) == 16
+    limit = signatures._described.cache_parameters()["maxsize"]
+    for number in range(limit + 2):
+        signature_attributes(dspy.Signature(f"question -> answer{number}"))
+    assert signatures._described.cache_info().currsize == limit
 
 
 @pytest.mark.parametrize(
@@ -122,6 +143,14 @@ def test_demo_of_a_frozen_program_is_part_of_the_fingerprint(prepare):
         return outer
 
     assert program_fingerprint(made()) != program_fingerprint(made(dspy.Example(text="t")))
+
+
+def test_what_dspy_remembers_of_calls_is_no_part_of_the_program():
+    """A module's history of calls is left alone, whatever lies in it."""
+    made = program()
+    before = program_fingerprint(made)
+    made.history = [dspy.Predict("a -> b")]
+    assert program_fingerprint(made) == before
 
 
 def test_ring_of_modules_has_a_fingerprint():

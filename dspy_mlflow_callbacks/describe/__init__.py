@@ -15,7 +15,16 @@ from dspy_mlflow_callbacks.describe import adapters, compiles, evaluations, inte
 from dspy_mlflow_callbacks.describe.content import Capture, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json
 from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes
-from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.events import (
+    CallEnd,
+    CallKind,
+    CallStart,
+    SpanEnd,
+    SpanEvent,
+    SpanStart,
+    new_span_end,
+    new_span_start,
+)
 
 __all__ = ["EVERYTHING", "Capture", "describe_end", "describe_exception", "describe_start", "name_of"]
 
@@ -34,6 +43,7 @@ _KINDS: dict[CallKind, ModuleType] = {
     CallKind.INTERPRETER_SHUTDOWN: interpreters,
     CallKind.COMPILE: compiles,
 }
+_KIND_TEXTS = {kind: to_json(kind.value) for kind in CallKind}
 
 
 def name_of(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
@@ -46,11 +56,12 @@ def describe_start(call: CallStart, capture: Capture = EVERYTHING) -> SpanStart:
     """Return what the span of *call* says as it opens."""
     start: Callable[[CallStart], Opening] = _KINDS[call.kind].start
     described = start(call)
-    attributes = {"dspy.kind": f'"{call.kind.value}"', **capture.attributes(described.attributes)}
-    attributes.update((key, to_json(value)) for key, value in call.attributes.items())
-    if call.is_root:
-        attributes = {**_VERSIONS, **_fingerprint(call), **attributes}
-    return SpanStart(
+    attributes = {**_VERSIONS, **_fingerprint(call)} if call.is_root else {}
+    attributes["dspy.kind"] = _KIND_TEXTS[call.kind]
+    attributes.update(capture.attributes(described.attributes))
+    if call.attributes:
+        attributes.update((key, to_json(value)) for key, value in call.attributes.items())
+    return new_span_start(
         name=encodable(call.name),
         span_type=described.span_type,
         inputs=to_json(described.inputs) if capture.inputs_of(call.kind) else None,
@@ -69,7 +80,7 @@ def describe_end(call: CallStart, end: CallEnd, capture: Capture = EVERYTHING) -
     if end.exception is not None:
         return attrs.evolve(describe_exception(end.exception, capture), attributes=attributes)
     outputs = to_json(described.outputs) if capture.outputs_of(call.kind) else None
-    return SpanEnd(outputs=outputs, attributes=attributes)
+    return new_span_end(outputs=outputs, attributes=attributes)
 
 
 def describe_exception(exception: BaseException, capture: Capture = EVERYTHING) -> SpanEnd:

@@ -18,7 +18,7 @@ TRACE_ATTRIBUTES_ERROR = "dspy.trace_attributes_error"
 _QUOTING = frozenset({RAW_COMPLETION, RETRY_ERRORS, TRACE_ATTRIBUTES_ERROR})
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen: that takes twice as long to make
 class Opening:
     """What a describer says of a call that starts: *inputs* as they are, *attributes* as JSON texts."""
 
@@ -27,7 +27,7 @@ class Opening:
     attributes: Mapping[str, str] = EMPTY
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Closing:
     """What a describer says of a call that has ended: *outputs* as they are, *attributes* as JSON texts."""
 

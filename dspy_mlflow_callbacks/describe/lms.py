@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from dspy_mlflow_callbacks.describe import chat, usage
 from dspy_mlflow_callbacks.describe.content import RETRY_ERRORS, Closing, Opening
-from dspy_mlflow_callbacks.describe.payloads import describe_value, plain_without_secrets, to_json
+from dspy_mlflow_callbacks.describe.payloads import describe_value, parameters_to_json, to_json, word_to_json
 from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 # What is shown by itself; the rest of a call's arguments are request parameters.
@@ -22,39 +23,59 @@ def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallS
 
 def start(call: CallStart) -> Opening:
     """Describe the start of an LM's call: its messages and tools as inputs, its parameters as attributes."""
-    lm, arguments = call.instance, _arguments(call.instance, call.inputs)
-    model, model_type = _model(lm), getattr(lm, "model_type", None)
-    provider, separator, _ = model.partition("/")
-    attributes = {
-        "dspy.class": type(lm),
-        "dspy.lm.model_type": model_type,
-        "dspy.lm.request": plain_without_secrets({key: arguments[key] for key in arguments.keys() - _CONTENT}),
-        "mlflow.chat.tools": _functions(arguments.get("tools")),
-        "mlflow.llm.model": model,
-        "mlflow.llm.provider": provider if separator else None,
-        "mlflow.message.format": "openai",
-    }
-    return Opening(
-        span_type="CHAT_MODEL" if model_type in _CHAT_TYPES else "LLM",
-        inputs=_content(arguments, model_type),
-        attributes=_known(attributes),
-    )
+    lm = call.instance
+    cls: Any = type(lm)
+    model_type = getattr(lm, "model_type", None)
+    content, parameters = _parted(_arguments(lm, call.inputs))
+    attributes = dict(_identity(cls, _model(lm), model_type))
+    if parameters:
+        attributes["dspy.lm.request"] = parameters_to_json(parameters)
+    functions = _functions(content.get("tools"))
+    if functions:
+        attributes["mlflow.chat.tools"] = to_json(functions)
+    is_chat = model_type in _CHAT_TYPES
+    if is_chat and isinstance(content.get("prompt"), str):
+        content = {"messages": [{"role": "user", "content": content.pop("prompt")}], **content}
+    return Opening(span_type="CHAT_MODEL" if is_chat else "LLM", inputs=content, attributes=attributes)
 
 
 def _model(lm: Any) -> str:
     return str(getattr(lm, "model", type(lm).__name__))
 
 
+@functools.lru_cache(maxsize=512)
+def _identity(cls: type, model: str, model_type: Any) -> dict[str, str]:
+    """Return what an LM's spans say of the LM, whatever it is asked."""
+    provider, separator, _ = model.partition("/")
+    known = {
+        "dspy.class": cls,
+        "dspy.lm.model_type": model_type,
+        "mlflow.llm.model": model,
+        "mlflow.llm.provider": provider if separator else None,
+        "mlflow.message.format": "openai",
+    }
+    return {key: to_json(value) for key, value in known.items() if value is not None}
+
+
+def _parted(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is asked of an LM, and the parameters that it is asked with."""
+    content, parameters = {}, {}
+    for name, value in arguments.items():
+        if name in _CONTENT:
+            content[name] = value
+        else:
+            parameters[name] = value
+    return content, parameters
+
+
 def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe the completions as chat choices, and what the call cost."""
     known = usage.report(call.watch, end.outputs)
     facts = _facts(known)
-    if "/" not in str(getattr(call.instance, "model", "/")):  # else the start has said it
-        facts["mlflow.llm.provider"] = known.provider
-    return Closing(
-        outputs=_completion(end.outputs, known) if end.exception is None else None,
-        attributes=_known(facts),
-    )
+    is_said = "/" in str(getattr(call.instance, "model", "/"))  # by the start
+    if known.provider is not None and not is_said:
+        facts["mlflow.llm.provider"] = word_to_json(known.provider)
+    return Closing(outputs=_completion(end.outputs, known) if end.exception is None else None, attributes=facts)
 
 
 def _arguments(lm: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,13 +104,6 @@ def _functions(tools: Any) -> list[Any]:
     return [tool for tool in listed if isinstance(tool, Mapping) and tool.get("type") == "function"]
 
 
-def _content(arguments: Mapping[str, Any], model_type: str | None) -> dict[str, Any]:
-    content = {name: value for name, value in arguments.items() if name in _CONTENT}
-    if isinstance(content.get("prompt"), str) and model_type in _CHAT_TYPES:
-        return {"messages": [{"role": "user", "content": content.pop("prompt")}], **content}
-    return content
-
-
 def _completion(outputs: Any, known: usage.LMReport) -> Any:
     """Return *outputs* as OpenAI's chat completion; what is no list of completions stays as it is."""
     messages = _messages(outputs)
@@ -113,7 +127,7 @@ def _messages(outputs: Any) -> list[dict[str, Any]] | None:
 
 
 def _message(output: Any) -> dict[str, Any]:
-    if not isinstance(output, Mapping):
+    if isinstance(output, str) or not isinstance(output, Mapping):
         return {"role": "assistant", "content": output}
     # `reasoning` is the word that MLflow's chat view reads.
     rest = {"reasoning" if key == "reasoning_content" else key: value for key, value in output.items() if value}
@@ -121,19 +135,19 @@ def _message(output: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": output.get("text"), **rest}
 
 
-def _facts(known: usage.LMReport) -> dict[str, Any]:
+def _facts(known: usage.LMReport) -> dict[str, str]:
+    facts = {"dspy.lm.cache_hit": "true" if known.cache_hit else "false"}
+    if known.tokens:
+        facts["mlflow.chat.tokenUsage"] = to_json(known.tokens)
+    if known.cost is not None:
+        facts["mlflow.llm.cost"] = to_json(known.cost)
     reasons = [reason for reason in known.finish_reasons if reason is not None]
-    return {
-        "mlflow.chat.tokenUsage": known.tokens,
-        "mlflow.llm.cost": known.cost,
-        "dspy.lm.cache_hit": known.cache_hit,
-        "dspy.lm.finish_reason": reasons[0] if len(reasons) == 1 else reasons,
-        "dspy.lm.response_model": known.response_model,
-        "dspy.lm.retries": None if known.retries is None else len(known.retries),
-        RETRY_ERRORS: [describe_value(error) for error in known.retries or ()],
-    }
-
-
-def _known(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Return as JSON texts those attributes that say something."""
-    return {key: to_json(value) for key, value in attributes.items() if value is not None and value not in ({}, [])}
+    if reasons:
+        facts["dspy.lm.finish_reason"] = word_to_json(reasons[0]) if len(reasons) == 1 else to_json(reasons)
+    if known.response_model is not None:
+        facts["dspy.lm.response_model"] = word_to_json(known.response_model)
+    if known.retries is not None:
+        facts["dspy.lm.retries"] = str(len(known.retries))
+    if known.retries:
+        facts[RETRY_ERRORS] = to_json([describe_value(error) for error in known.retries])
+    return facts

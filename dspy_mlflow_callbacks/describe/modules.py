@@ -10,9 +10,17 @@ from typing import Any
 import dspy
 
 from dspy_mlflow_callbacks.describe.content import TRACE_ATTRIBUTES_ERROR, Closing, Opening
+from dspy_mlflow_callbacks.describe.demos import demos_digest
 from dspy_mlflow_callbacks.describe.paths import path_of
-from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, plain_without_secrets, to_json
-from dspy_mlflow_callbacks.describe.signatures import demos_digest, signature_attributes
+from dspy_mlflow_callbacks.describe.payloads import (
+    class_to_json,
+    describe_value,
+    encodable,
+    plain_example,
+    plain_without_secrets,
+    to_json,
+)
+from dspy_mlflow_callbacks.describe.signatures import signature_attributes
 from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 
 # DSPy's own classes by MLflow's span type; the names that the installed version lacks are passed over.
@@ -21,6 +29,7 @@ _SPAN_TYPES = {
     "RETRIEVER": ("Retrieve", "KNN"),
     "EMBEDDING": ("Embedder",),
 }
+_SIGNATURE = type(dspy.Signature)
 _RETRIEVERS_MODULE = "dspy.retrievers"
 
 
@@ -41,7 +50,7 @@ def start(call: CallStart) -> Opening:
 
 def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe what a module returned."""
-    return Closing(outputs=end.outputs)
+    return Closing(outputs=plain_example(end.outputs))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -56,16 +65,16 @@ def _span_type(cls: type) -> str:
 
 def _inputs(call: CallStart) -> dict[str, Any]:
     """Name the positional arguments as `forward` does, and leave DSPy's packing away."""
-    inputs = dict(call.inputs)
-    args, kwargs = inputs.pop("args", ()), inputs.pop("kwargs", {})
-    named = {**inputs, **_bound(type(call.instance), args), **kwargs}
+    named = dict(call.inputs)
+    args, kwargs = named.pop("args", ()), named.pop("kwargs", {})
+    if args:
+        named.update(_bound(type(call.instance), args))
+    named.update(kwargs)
     # What a Predict takes beside its fields may hold request parameters.
     return {**named, "config": plain_without_secrets(named["config"])} if "config" in named else named
 
 
 def _bound(cls: type, args: tuple[Any, ...]) -> dict[str, Any]:
-    if not args:
-        return {}
     names, rest = _positional_names(cls)
     named = dict(zip(names, args, strict=False))
     return {**named, rest: list(args[len(names) :])} if len(args) > len(names) else named
@@ -83,20 +92,20 @@ def _positional_names(cls: Any) -> tuple[tuple[str, ...], str]:
 
 def _attributes(instance: Any) -> dict[str, str]:
     cls: Any = type(instance)
-    attributes = {"dspy.class": _class_text(cls)}
+    attributes = {"dspy.class": class_to_json(cls)}
     signature = getattr(instance, "signature", None)
-    if isinstance(signature, type(dspy.Signature)):
+    if isinstance(signature, _SIGNATURE):
         attributes.update(signature_attributes(signature))
     if isinstance(instance, dspy.Predict):
         demos = instance.demos
-        attributes["dspy.demos"] = to_json({"count": len(demos), "digest": demos_digest(demos) if demos else None})
+        attributes["dspy.demos"] = _demos_text(len(demos), demos_digest(demos) if demos else None)
     attributes.update(_own_attributes(instance))
     return attributes
 
 
-@functools.lru_cache(maxsize=1024)
-def _class_text(cls: type) -> str:
-    return to_json(f"{cls.__module__}.{cls.__qualname__}")
+@functools.lru_cache(maxsize=512)
+def _demos_text(count: int, digest: str | None) -> str:
+    return to_json({"count": count, "digest": digest})
 
 
 def _own_attributes(instance: Any) -> dict[str, str]:

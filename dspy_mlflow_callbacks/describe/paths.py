@@ -9,6 +9,7 @@ from typing import Any
 
 import dspy
 
+from dspy_mlflow_callbacks.describe.known import Known
 from dspy_mlflow_callbacks.describe.payloads import describe_value
 from dspy_mlflow_callbacks.events import CallKind, CallStart
 
@@ -19,6 +20,7 @@ MAX_SEARCHED = 1000
 """Modules and containers that are looked into for one path: a program may hold a corpus beside its modules."""
 
 _KNOWN_PATHS = 4096
+_NO_PATH = (None, "")
 
 Step = tuple[str, Any]  # ("attribute" | "item", its name, index or key)
 Steps = tuple[Step, ...]
@@ -29,39 +31,34 @@ def path_of(module: Any, parent: CallStart | None) -> str:
 
     The nearest enclosing module that holds it names it; lists and dicts show as `[0]` and `['key']`.
     """
-    for above in _enclosing_modules(parent):
-        steps = _PATHS.find(above.instance, module)
-        if steps is not None:
-            return f"{above.name}{text(steps)}"
-    return type(module).__name__
-
-
-def _enclosing_modules(parent: CallStart | None) -> Iterator[CallStart]:
     above = parent
     while above is not None:
         if above.kind is CallKind.MODULE and isinstance(above.instance, dspy.Module):
-            yield above
+            below = _PATHS.find(above.instance, module)
+            if below is not None:
+                return f"{above.name}{below}"
         above = above.parent
+    return type(module).__name__
 
 
 class _Paths:
     """Paths that were found before: followed they cost less than searched. A path that leads elsewhere is searched."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], Steps] = {}
+        self._known: Known[tuple[int, int], tuple[Steps, str]] = Known(_KNOWN_PATHS)
 
-    def find(self, program: Any, module: Any) -> Steps | None:
-        """Return the steps from *program* to *module*, or None."""
+    def find(self, program: Any, module: Any) -> str | None:
+        """Return the tail of the path from *program* to *module*, or None."""
         key = (id(program), id(module))
-        steps = self._known.get(key)
+        steps, tail = self._known.get(key, _NO_PATH)
         if steps is not None and _follow(program, steps) is module:
-            return steps
+            return tail
         steps = _search(program, module)
-        if steps is not None:
-            if len(self._known) >= _KNOWN_PATHS:
-                self._known.clear()
-            self._known[key] = steps
-        return steps
+        if steps is None:
+            return None
+        tail = text(steps)
+        self._known.keep(key, (steps, tail))
+        return tail
 
 
 _PATHS = _Paths()

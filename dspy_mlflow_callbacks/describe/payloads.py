@@ -25,7 +25,8 @@ import orjson
 import pydantic
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER, split_message_content_for_custom_types
 
-from dspy_mlflow_callbacks.secrets import without_secrets
+from dspy_mlflow_callbacks.describe.known import Known
+from dspy_mlflow_callbacks.secrets import REDACTED, is_secret_name, without_secrets
 
 MAX_DEPTH = 60
 """Levels of nesting that are kept; what lies deeper is described. A choice: people read no deeper."""
@@ -44,17 +45,17 @@ _MAX_ORJSON_DEPTH = 255
 _MAX_LEVEL = 2_000_000  # values at one depth; a list that holds itself twice would have no end of them
 _MARSHAL_VERSION = 4  # the first with cycles and binary floats
 _NON_FINITE = re.compile(rb"[g\xe7].{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)  # `marshal`'s mark, IEEE 754
-_MARK = CUSTOM_TYPE_START_IDENTIFIER.encode()
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def to_json(value: Any) -> str:
     """Return *value* as a JSON text."""
     try:
-        text = orjson.dumps(value, option=_OPTIONS) if _is_exact(value) else None
-        # orjson writes NaN and infinities as null; only a text with a null can have lost one.
-        if text is not None and _MARK not in text and not (b"null" in text and _has_non_finite(value)):
-            return text.decode()
+        if _is_exact(value):
+            text = orjson.dumps(value, option=_OPTIONS).decode()
+            # orjson writes NaN and infinities as null; only a text with a null can have lost one.
+            if CUSTOM_TYPE_START_IDENTIFIER not in text and not ("null" in text and _has_non_finite(value)):
+                return text
     except Exception:  # noqa: BLE001, S110  (whatever a hostile value raises: it is described below)
         pass
     return orjson.dumps(plain(value)).decode()
@@ -65,12 +66,55 @@ def plain(value: Any) -> Any:
     return _plain(value, set())
 
 
+@functools.lru_cache(maxsize=512)
+def word_to_json(word: str) -> str:
+    """Return a text that is met at call after call, such as a model's name, as JSON."""
+    return to_json(word)
+
+
+@functools.lru_cache(maxsize=512)
+def class_to_json(cls: type) -> str:
+    """Return a class's name with its module's as JSON, as `to_json` does."""
+    return to_json(cls)
+
+
+def plain_example(value: Any) -> Any:
+    """Return an example's or a prediction's fields as a dict: the same text, several times as fast; else *value*."""
+    if type(value) not in _EXAMPLES:
+        return value
+    try:
+        return dict(value.items())
+    except Exception:  # noqa: BLE001  (another thread changes it, or a field's name is no text: `to_json` copes)
+        return value
+
+
+_EXAMPLES = frozenset({dspy.Example, dspy.Prediction})
+
+
 def plain_without_secrets(value: Any) -> Any:
     """Return *value* as `plain` does, with everything that stands under a secret's name redacted.
 
     For what never is content: parameters and settings. It is done whether payloads are redacted or not.
     """
     return without_secrets(plain(value))
+
+
+def parameters_to_json(parameters: Mapping[str, Any]) -> str:
+    """Return *parameters* as JSON, with everything that stands under a secret's name redacted."""
+    shown = {
+        name: REDACTED if type(value) is str and is_secret_name(name) else value for name, value in parameters.items()
+    }
+    text = to_json(shown)
+    if text in _WITHOUT_SECRETS:
+        return text
+    redacted = to_json(plain_without_secrets(shown))
+    if redacted == text:
+        _WITHOUT_SECRETS.keep(text, None)
+    return redacted
+
+
+# Parameters as JSON that were searched for secrets and had none: what has one is searched each time, and not held.
+_WITHOUT_SECRETS: Known[str, None] = Known(512)
 
 
 def describe_value(value: Any) -> str:
@@ -211,14 +255,15 @@ def _convert_audio(audio: Any) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=512)
-def _signature_text(signature: Any) -> str:
+def signature_text(signature: Any) -> str:
+    """Return the fields of a DSPy signature, such as `question -> answer`."""
     text: str = signature.signature  # put together anew each time; fields cannot be added to a signature
     return text
 
 
 _CONVERSIONS: dict[type, Callable[[Any], Any]] = {
     # DSPy. An LM shows its model only: its parameters hold the keys.
-    type(dspy.Signature): _signature_text,
+    type(dspy.Signature): signature_text,
     dspy.Audio: _convert_audio,
     dspy.Tool: lambda tool: {"name": tool.name, "desc": tool.desc, "args": tool.args},
     dspy.Example: lambda example: dict(example.items()),

@@ -1,44 +1,28 @@
-"""What a DSPy signature and its demos say, as JSON texts."""
+"""What a DSPy signature says, as JSON texts, and the fingerprint of a whole program."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import dspy
 
-from dspy_mlflow_callbacks.describe.paths import Steps, items, text
-from dspy_mlflow_callbacks.describe.payloads import to_json
-
-_KNOWN_SIGNATURES = 512
-
-
-class _SignatureTexts:
-    """The attributes of each signature, described once: signatures are classes and change only in their instructions.
-
-    Holds the signatures themselves, so that an id is not met again for another one; bounded.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, str | None], tuple[Any, dict[str, str]]] = {}
-
-    def __call__(self, signature: type[dspy.Signature]) -> dict[str, str]:
-        """Return the span attributes for *signature*: its text, instructions and fields."""
-        key = (id(signature), signature.__doc__)
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= _KNOWN_SIGNATURES:
-                self._known.clear()
-            self._known[key] = known = (signature, _described(signature))
-        return known[1]
+from dspy_mlflow_callbacks.describe.demos import demos_digest, digest
+from dspy_mlflow_callbacks.describe.paths import MAX_ITEMS, items, text
+from dspy_mlflow_callbacks.describe.payloads import to_json, word_to_json
 
 
-signature_attributes = _SignatureTexts()
+def signature_attributes(signature: Any) -> Mapping[str, str]:
+    """Return the span attributes for *signature*: its text, instructions and fields."""
+    return _described(signature, signature.__doc__)
 
 
-def _described(signature: type[dspy.Signature]) -> dict[str, str]:
+@functools.lru_cache(maxsize=512)
+def _described(signature: Any, doc: str | None) -> Mapping[str, str]:
+    """Describe a signature once: it is a class and changes only in its instructions, which are its *doc*."""
     return {
         "dspy.signature": to_json(signature.signature),
         "dspy.instructions": to_json(signature.instructions),
@@ -62,24 +46,23 @@ def _type_name(annotation: Any) -> str:
     return annotation.__name__ if is_class else str(annotation)
 
 
-def demos_digest(demos: Sequence[Any]) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the demos as JSON: equal demos, equal digest."""
-    return hashlib.sha256(to_json(list(demos)).encode()).hexdigest()[:16]
-
-
 def program_fingerprint(program: dspy.Module) -> str:
     """Return 16 hexadecimal digits for the program's state: its predictors' signatures, instructions and demos.
 
     The LM and its parameters are no part of it. Equal programs have equal fingerprints in every process.
     """
-    digest = hashlib.sha256(type(program).__qualname__.encode())
+    parts = [type(program).__qualname__]
     for path, predictor in _predictors(program):
-        digest.update(path.encode())
-        for described in signature_attributes(predictor.signature).values():
-            digest.update(described.encode())
-        digest.update(demos_digest(predictor.demos).encode())
-        digest.update(to_json(getattr(predictor, "fields", {})).encode())  # thresholds, from DSPy 3.4 on
-    return digest.hexdigest()[:16]
+        parts.append(path)
+        parts.extend(signature_attributes(predictor.signature).values())
+        parts.append(demos_digest(predictor.demos))
+        parts.append(to_json(getattr(predictor, "fields", {})))  # thresholds, from DSPy 3.4 on
+    return _digest(tuple(parts))
+
+
+@functools.lru_cache(maxsize=128)
+def _digest(parts: tuple[str, ...]) -> str:
+    return digest("".join(parts))
 
 
 def _predictors(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict]]:
@@ -88,27 +71,44 @@ def _predictors(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict]]:
     Unlike `named_predictors` this also looks into sub-programs that were compiled, ends in a ring of modules, and
     does not read a long list of data to its end (`paths.MAX_ITEMS`): it runs at every call.
     """
-    waiting: list[tuple[dspy.Module, Steps]] = [(program, ())]
+    waiting = [("", program)]
     seen = set()
     while waiting:
-        module, steps = waiting.pop()
+        path, module = waiting.pop()
         if id(module) not in seen:
             seen.add(id(module))
             if isinstance(module, dspy.Predict):
-                yield text(steps), module
-            waiting.extend(_submodules(module, steps))
+                yield path, module
+            waiting += _submodules(path, module)
 
 
-def _submodules(module: dspy.Module, steps: Steps) -> Iterator[tuple[dspy.Module, Steps]]:
-    for step, held in items(module):
+def _submodules(path: str, module: dspy.Module) -> list[tuple[str, dspy.Module]]:
+    found: list[tuple[str, dspy.Module]] = []
+    for name, held in vars(module).copy().items():  # another thread may set an attribute meanwhile
+        cls = type(held)
+        if cls in _SCALARS or (cls in _CONTAINERS and not held) or name == "history":
+            continue  # most of what a module has
         if isinstance(held, dspy.Module):
-            yield held, (*steps, step)
-        elif isinstance(held, (list, tuple, dict)):  # one level, as DSPy does: candidates of an optimizer lie deeper
-            yield from ((item, (*steps, step, at)) for at, item in items(held) if isinstance(item, dspy.Module))
+            found.append((f"{path}.{name}", held))
+        # One level, as DSPy does: candidates of an optimizer lie deeper.
+        elif isinstance(held, (list, tuple, dict)) and _has_modules(held):
+            inside = [(at, item) for at, item in items(held) if isinstance(item, dspy.Module)]
+            found += [(f"{path}.{name}{text((at,))}", item) for at, item in inside]
+    return found
+
+
+_SCALARS = frozenset({type(None), bool, int, float, str})
+_CONTAINERS = frozenset({list, tuple, dict})
+
+
+def _has_modules(container: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> bool:
+    """Return whether a program may be in a container: most hold many values of one class, such as demos."""
+    values = container.values() if isinstance(container, dict) else container
+    return any(issubclass(cls, dspy.Module) for cls in set(map(type, islice(values, MAX_ITEMS))))
 
 
 def fingerprint_attributes(program: Any) -> dict[str, str]:
     """Return the span attribute that names the program's state; none for what is no program."""
     if not isinstance(program, dspy.Module):
         return {}
-    return {"dspy.program.fingerprint": to_json(program_fingerprint(program))}
+    return {"dspy.program.fingerprint": word_to_json(program_fingerprint(program))}

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-# MLflow's name for a count (mlflow.tracing.constant.TokenUsageKey, and `reasoning_tokens`), and where DSPy has it: in
-# OpenAI's names (chat completions first, then the Responses API), in Anthropic's, and in its own (LMUsage, lm15.Usage).
-_COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "input_tokens": (("prompt_tokens",), ("input_tokens",)),
-    "output_tokens": (("completion_tokens",), ("output_tokens",)),
-    "total_tokens": (("total_tokens",),),
-    "cache_read_input_tokens": (
-        ("prompt_tokens_details", "cached_tokens"),
-        ("input_tokens_details", "cached_tokens"),
-        ("cache_read_input_tokens",),
-        ("cache_read_tokens",),
+# Where a usage has its counts (None: in itself), by what name, and MLflow's name for each
+# (mlflow.tracing.constant.TokenUsageKey, and `reasoning_tokens`): OpenAI's names (chat completions, then the Responses
+# API), Anthropic's, and DSPy's own (LMUsage, lm15.Usage). Of two that MLflow has one name for, the first one holds.
+_COUNTS: tuple[tuple[str | None, dict[str, str]], ...] = (
+    (
+        "prompt_tokens_details",
+        {"cached_tokens": "cache_read_input_tokens", "cache_creation_tokens": "cache_creation_input_tokens"},
     ),
-    "cache_creation_input_tokens": (
-        ("prompt_tokens_details", "cache_creation_tokens"),
-        ("cache_creation_input_tokens",),
-        ("cache_write_tokens",),
+    ("input_tokens_details", {"cached_tokens": "cache_read_input_tokens"}),
+    ("completion_tokens_details", {"reasoning_tokens": "reasoning_tokens"}),
+    ("output_tokens_details", {"reasoning_tokens": "reasoning_tokens"}),
+    (
+        None,
+        {
+            "prompt_tokens": "input_tokens",
+            "input_tokens": "input_tokens",
+            "completion_tokens": "output_tokens",
+            "output_tokens": "output_tokens",
+            "total_tokens": "total_tokens",
+            "cache_read_input_tokens": "cache_read_input_tokens",
+            "cache_read_tokens": "cache_read_input_tokens",
+            "cache_creation_input_tokens": "cache_creation_input_tokens",
+            "cache_write_tokens": "cache_creation_input_tokens",
+            "reasoning_tokens": "reasoning_tokens",
+        },
     ),
-    "reasoning_tokens": (
-        ("completion_tokens_details", "reasoning_tokens"),
-        ("output_tokens_details", "reasoning_tokens"),
-        ("reasoning_tokens",),
-    ),
-}
+)
 
 _NOTHING_BILLED = {"input_cost": 0.0, "output_cost": 0.0, "total_cost": 0.0}
 
@@ -38,7 +43,7 @@ _NOTHING_BILLED = {"input_cost": 0.0, "output_cost": 0.0, "total_cost": 0.0}
 _CHAT_REASONS = {"tool_call": "tool_calls", "completed": "stop", "max_output_tokens": "length"}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen: that takes twice as long to make
 class LMReport:
     """What DSPy knows of a finished LM call.
 
@@ -65,10 +70,10 @@ class LMReport:
 def report(watch: Any, outputs: Any) -> LMReport:
     """Gather what *watch* (an `LMWatch`) learned of a call; of an LM that told DSPy nothing, its *outputs* are read."""
     answers = watch.answers or [outputs]
-    billed = [answer for answer in answers if not _is_cache_hit(answer)]
+    billed = [(answer, _counts(_get(answer, "usage"))) for answer in answers if not _is_cache_hit(answer)]
     last = answers[-1]
     return LMReport(
-        tokens=_total(_get(answer, "usage") for answer in billed),
+        tokens=_total([counts for _, counts in billed]),
         cost=_cost(watch, billed) if billed else _NOTHING_BILLED,
         cache_hit=not billed,
         finish_reasons=_finish_reasons(last),
@@ -88,38 +93,48 @@ def _is_cache_hit(answer: Any) -> bool:
     return _get(answer, "cache_hit") is True or _get(_get(answer, "raw"), "cache_hit") is True
 
 
-def _total(usages: Iterable[Any]) -> dict[str, int]:
+def _total(counts: list[dict[str, int]]) -> dict[str, int]:
+    if len(counts) == 1:
+        return counts[0]
     total: dict[str, int] = {}
-    for usage in usages:
-        for name, count in _counts(usage).items():
+    for each in counts:
+        for name, count in each.items():
             total[name] = total.get(name, 0) + count
     return total
 
 
 def _counts(usage: Any) -> dict[str, int]:
-    counts = {}
-    for name, places in _COUNTS.items():
-        count = next((found for place in places if (found := _count(usage, place)) is not None), None)
-        if count is not None:
-            counts[name] = count
+    counts: dict[str, int] = {}
+    if usage is None:
+        return counts
+    for place, names in _COUNTS:
+        holder = usage if place is None else _get(usage, place)
+        if holder is not None:
+            _take_counts(holder, names, counts)
     if "input_tokens" in counts and "output_tokens" in counts:
         counts.setdefault("total_tokens", counts["input_tokens"] + counts["output_tokens"])
     return counts
 
 
-def _count(usage: Any, place: tuple[str, ...]) -> int | None:
-    for name in place:
-        usage = _get(usage, name)
-    if isinstance(usage, bool) or not isinstance(usage, (int, float)) or not math.isfinite(usage):
+def _take_counts(holder: Any, names: Mapping[str, str], counts: dict[str, int]) -> None:
+    for value, name in zip(_get_all(holder, names), names.values(), strict=True):
+        if value is not None and name not in counts:
+            count = _count(value)
+            if count is not None:
+                counts[name] = count
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
-    return int(usage)
+    return int(value)
 
 
-def _cost(watch: Any, billed: Iterable[Any]) -> dict[str, float] | None:
-    total = _sum_if_all_known(_price(answer) for answer in billed)
+def _cost(watch: Any, billed: Iterable[tuple[Any, dict[str, int]]]) -> dict[str, float] | None:
+    total = _sum_if_all_known([_price(answer) for answer, _ in billed])
     if total is None:
         return None
-    of_input = _sum_if_all_known(_input_price(watch, answer) for answer in billed)
+    of_input = _sum_if_all_known([_input_price(watch, answer, counts) for answer, counts in billed])
     if of_input is None or of_input > total:
         return {"total_cost": total}
     return {"input_cost": of_input, "output_cost": total - of_input, "total_cost": total}
@@ -131,8 +146,7 @@ def _price(answer: Any) -> float | None:
     return float(price) if isinstance(price, (int, float)) else None
 
 
-def _input_price(watch: Any, answer: Any) -> float | None:
-    counts = _counts(_get(answer, "usage"))
+def _input_price(watch: Any, answer: Any, counts: Mapping[str, int]) -> float | None:
     price: float | None = watch.input_cost(
         answer,
         input_tokens=counts.get("input_tokens", 0),
@@ -142,13 +156,9 @@ def _input_price(watch: Any, answer: Any) -> float | None:
     return price
 
 
-def _sum_if_all_known(numbers: Iterable[float | None]) -> float | None:
-    total = 0.0
-    for number in numbers:
-        if number is None:
-            return None
-        total += number
-    return total
+def _sum_if_all_known(numbers: list[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _finish_reasons(answer: Any) -> list[str | None]:
@@ -188,4 +198,17 @@ def _text(value: Any) -> str | None:
 
 
 def _get(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    cls: Any = type(value)
+    return value.get(name) if _is_mapping(cls) else getattr(value, name, None)
+
+
+def _get_all(value: Any, names: Iterable[str]) -> list[Any]:
+    cls: Any = type(value)
+    if _is_mapping(cls):
+        return [value.get(name) for name in names]
+    return [getattr(value, name, None) for name in names]
+
+
+@functools.lru_cache(maxsize=512)
+def _is_mapping(cls: type) -> bool:
+    return issubclass(cls, Mapping)  # which takes longer than all else here: an abstract class asks around
