@@ -68,10 +68,10 @@ class Counters:
 
     def __init__(self) -> None:
         self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
-
-    def add(self, name: str) -> None:
-        """Count one more."""
-        self._counts[name].add()
+        self.started, self.ended, self.dropped, self.failed, self.stored, self.lost = (
+            count.add for count in self._counts.values()
+        )
+        """Each counts one more."""
 
     def stats(self, **of_process: int) -> Stats:
         """Return the counts of now, with those *of_process*: `open`, `queued` and `bytes`."""

@@ -7,12 +7,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import attrs
-
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
-from dspy_mlflow_callbacks.events import EMPTY, CallEnd, CallKind, CallStart, SpanEnd, new_call_end, new_call_start
+from dspy_mlflow_callbacks.events import (
+    EMPTY,
+    CallEnd,
+    CallKind,
+    CallStart,
+    SpanEnd,
+    new_call_end,
+    new_call_start,
+    new_span_end,
+)
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
@@ -21,7 +28,7 @@ from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
 from dspy_mlflow_callbacks.stats import Counters, Stats
 
-_ADAPTER_KINDS = (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE)
+_ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
 _NOTHING = SpanEnd()
 _ABANDONED = SpanEnd(error="The call had not ended when its trace ended.")
 
@@ -84,7 +91,7 @@ class Tracing:
             self._open_spans.stand_for(call_id, around)
             return not around.is_suppressed
         parent, above = self._place(around)
-        if parent is not None and _repeats(kind, instance, parent):
+        if kind in _ADAPTER_KINDS and parent is not None and _repeats(kind, instance, parent):
             self._open_spans.stand_for(call_id, parent)
             return False
         if self._engine.is_suppressed():
@@ -206,19 +213,17 @@ class Tracing:
         return not span.records
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
-        held = OpenCall(call_id=call.call_id, start=call, span=span, owner=self)
         if parent is None or call.is_root:
-            held.cpu_started = _cpu_time()
+            held = OpenCall(call.call_id, call, span, self, {}, cpu_started=_cpu_time())
         else:
-            held.trace = parent.trace
+            held = OpenCall(call.call_id, call, span, self, parent.trace)
         self._open_spans.add(call.call_id, held)
-        self._counters.add("started")
+        self._counters.started()
         self._note_adapter(call, parent)
 
     def _hold_hidden(self, call: CallStart, parent: OpenCall | None) -> None:
-        held = OpenCall(call_id=call.call_id, start=call, owner=self)
-        if parent is not None:
-            held.span, held.trace = parent.span, parent.trace
+        span, trace = (None, {}) if parent is None else (parent.span, parent.trace)
+        held = OpenCall(call.call_id, call, span, self, trace)
         self._open_spans.add(call.call_id, held)
         self._note_adapter(call, parent)
 
@@ -230,7 +235,8 @@ class Tracing:
         parent_call_id = dspy_internals.active_call_id()
         if parent_call_id is None:
             return None
-        return self._open_spans.get(parent_call_id) or self._open_spans.get(self._engine.muted_call_id())
+        around = self._open_spans.get(parent_call_id)
+        return self._open_spans.get(self._engine.muted_call_id()) if around is None else around
 
     def _begins_again(self, dropped: OpenCall, *, governs: bool) -> bool:
         """Return whether a call is recorded although one that encloses it is not."""
@@ -247,10 +253,9 @@ class Tracing:
         is_suppressed: bool = False,
         around: OpenCall | None = None,
     ) -> None:
-        held = OpenCall(call_id=call_id, span=span, owner=self, is_final=is_final, is_suppressed=is_suppressed)
-        held.around = around
+        held = OpenCall(call_id, None, span, self, {}, is_final=is_final, is_suppressed=is_suppressed, around=around)
         self._open_spans.add(call_id, held)
-        self._counters.add("dropped")
+        self._counters.dropped()
 
     def _note_adapter(self, call: CallStart, parent: OpenCall | None) -> None:
         """Say on the Predict's span when another adapter takes over before an answer was parsed."""
@@ -269,7 +274,7 @@ class Tracing:
         finally:
             described = _incomplete(end) if described is None else described
             call.span.close(described if call.cpu_started is None else _with_cpu_time(described, call.cpu_started))
-            self._counters.add("ended")
+            self._counters.ended()
 
     def _note_parsed(self, start: CallStart) -> None:
         parent = self._open_spans.get(start.parent_call_id)
@@ -281,13 +286,13 @@ class Tracing:
         for call in self._open_spans.abandon(trace):
             if not call.is_hidden:
                 call.span.close(_ABANDONED)
-                self._counters.add("ended")
+                self._counters.ended()
 
 
 def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:
     """Return whether an adapter's method calls its own base class's: DSPy then emits the event twice."""
     start = parent.start
-    return kind in _ADAPTER_KINDS and start is not None and start.kind is kind and start.instance is instance
+    return start is not None and start.kind is kind and start.instance is instance
 
 
 def _root_call_id(call_id: str, parent: OpenCall | None) -> str:
@@ -314,4 +319,5 @@ def _with_cpu_time(end: SpanEnd, started: tuple[int, int]) -> SpanEnd:
     if started[0] != threading.get_ident():
         return end
     seconds = (time.thread_time_ns() - started[1]) / 1e9
-    return attrs.evolve(end, attributes={**end.attributes, "dspy.cpu_time_s": repr(seconds)})
+    attributes = {**end.attributes, "dspy.cpu_time_s": repr(seconds)}
+    return new_span_end(outputs=end.outputs, attributes=attributes, events=end.events, error=end.error)

@@ -197,6 +197,8 @@ def complete_info(info: TraceInfo, root: Any, spans: Iterable[Any], processor: A
 
 def note_evaluated(tags: Mapping[str, str], trace_id: str) -> bool:
     """Tell MLflow's evaluation which trace a request became; return whether it expects it to be stored at once."""
+    if get_prediction_context() is None:
+        return False
     request_id = tags.get(TraceTagKey.EVAL_REQUEST_ID)
     if request_id is None:
         return maybe_get_request_id(is_evaluate=True) is not None

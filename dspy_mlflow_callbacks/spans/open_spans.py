@@ -11,7 +11,7 @@ import attrs
 from dspy_mlflow_callbacks.events import CallStart
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False)  # not frozen: that takes three times as long to make
 class OpenCall:
     """A call between its start and its end.
 
@@ -21,24 +21,24 @@ class OpenCall:
         span: The engine's span; one that records nothing if the call is dropped. A hidden call has that of the call
             around it, or none.
         owner: Who opened the span and will close it.
+        trace: The calls of the same trace that are open, by call_id; shared by all of them.
         is_suppressed: Whether the call is dropped because a scope around it switched tracing off.
         is_final: Whether a dropped call is dropped for every callback, not only by its own callback's middleware.
         around: The open call around a dropped one: calls below it that are recorded all the same nest there.
-        trace: The calls of the same trace that are open, by call_id; shared by all of them.
         cpu_started: Thread and its CPU time in nanoseconds when a root call started.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
     """
 
-    call_id: str | None = None
-    start: CallStart | None = None
-    span: Any = None
-    owner: object = None
-    is_suppressed: bool = False
-    is_final: bool = True
-    around: OpenCall | None = attrs.field(default=None, repr=False)
-    trace: dict[str, OpenCall] = attrs.field(factory=dict, repr=False)
-    cpu_started: tuple[int, int] | None = None
-    unparsed: str | None = None
+    call_id: str | None
+    start: CallStart | None
+    span: Any
+    owner: object
+    trace: dict[str, OpenCall] = attrs.field(repr=False)
+    is_suppressed: bool = attrs.field(default=False, kw_only=True)
+    is_final: bool = attrs.field(default=True, kw_only=True)
+    around: OpenCall | None = attrs.field(default=None, repr=False, kw_only=True)
+    cpu_started: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
+    unparsed: str | None = attrs.field(default=None, kw_only=True)
 
     @property
     def is_dropped(self) -> bool:
@@ -52,7 +52,7 @@ class OpenCall:
 
 
 # A call that is not open any more: all that is kept of it is that nothing is recorded below it.
-DROPPED = OpenCall()
+DROPPED = OpenCall(None, None, None, None, {})
 
 
 class OpenSpans:

@@ -100,7 +100,7 @@ class RecordedTrace:
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Hear what became of the trace; see `export.waiting.Waiting`."""
         if outcome != "dropped" or not self._is_dropped:
-            self._settings.counters.add("stored" if outcome == "stored" else "lost")
+            (self._settings.counters.stored if outcome == "stored" else self._settings.counters.lost)()
 
     def deliver_if_long(self) -> None:
         """Hand over the spans that have ended since the last time, if that was long ago."""
@@ -221,7 +221,7 @@ class OwnTrace(RecordedTrace):
             EndedTrace(self.trace_id, [*ended, *others], self._texts()[0])
         ):
             self._is_dropped = True
-            self._settings.counters.add("dropped")
+            self._settings.counters.dropped()
             return None
         leaving = _leaving(ended)
         self.run_steps(leaving)
