@@ -123,13 +123,21 @@ class CallEnd:
 
 @attrs.frozen(kw_only=True)
 class SpanStart:
-    """A span as it opens: all values but the name, type and level are JSON texts."""
+    """A span as it opens: all values but the name, type and level are JSON texts.
+
+    *later* returns further attributes: what is made of values that nobody changes need not be made while a call waits.
+    """
 
     name: str
     span_type: str
     inputs: str | None = None
     attributes: Mapping[str, str] = EMPTY
+    later: Callable[[], Mapping[str, str]] | None = None
     level: str | None = None
+
+    def all_attributes(self) -> dict[str, str]:
+        """Return the attributes, with those that could wait."""
+        return dict(self.attributes) if self.later is None else {**self.later(), **self.attributes}
 
 
 @attrs.frozen(kw_only=True)
@@ -144,13 +152,23 @@ class SpanEvent:
 class SpanEnd:
     """A span as it closes: *outputs* and *attributes* are JSON texts.
 
-    *error* is the status description of a failed call, None for a successful one.
+    *error* is the status description of a failed call, None for a successful one. *later* returns what is said besides,
+    outputs and attributes: see `SpanStart`.
     """
 
     outputs: str | None = None
     attributes: Mapping[str, str] = EMPTY
+    later: Callable[[], SpanEnd] | None = None
     events: tuple[SpanEvent, ...] = ()
     error: str | None = None
+
+    def whole(self) -> SpanEnd:
+        """Return the end with what could wait."""
+        if self.later is None:
+            return self
+        rest = self.later()
+        attributes = {**rest.attributes, **self.attributes}
+        return attrs.evolve(self, outputs=rest.outputs, attributes=attributes, later=None)
 
 
 _Event = TypeVar("_Event")

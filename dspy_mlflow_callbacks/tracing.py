@@ -320,4 +320,4 @@ def _with_cpu_time(end: SpanEnd, started: tuple[int, int]) -> SpanEnd:
         return end
     seconds = (time.thread_time_ns() - started[1]) / 1e9
     attributes = {**end.attributes, "dspy.cpu_time_s": repr(seconds)}
-    return new_span_end(outputs=end.outputs, attributes=attributes, events=end.events, error=end.error)
+    return new_span_end(outputs=end.outputs, attributes=attributes, later=end.later, events=end.events, error=end.error)

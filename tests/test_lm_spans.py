@@ -141,7 +141,7 @@ def test_retries_that_nobody_knows_of_are_not_told():
     """Where DSPy does not say how often it tried, before 3.4, the span does not either."""
     watch = SimpleNamespace(answers=[{"usage": {"prompt_tokens": 2}}], retries=None)
     start = CallStart(kind=CallKind.LM, call_id="1", root_call_id="1", instance=None, inputs={}, watch=watch)
-    described = describe_end(start, CallEnd(call_id="1", outputs=["42"]))
+    described = describe_end(start, CallEnd(call_id="1", outputs=["42"])).whole()
     assert described.attributes == {"dspy.lm.cache_hit": "false", "mlflow.chat.tokenUsage": '{"input_tokens":2}'}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,8 +14,8 @@ import dspy
 
 from dspy_mlflow_callbacks.describe import adapters, compiles, evaluations, interpreters, lms, modules, tools
 from dspy_mlflow_callbacks.describe.content import Capture, Closing, Opening
-from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json
-from dspy_mlflow_callbacks.describe.signatures import fingerprint_attributes
+from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json, word_to_json
+from dspy_mlflow_callbacks.describe.signatures import FINGERPRINT, fingerprint_of, program_parts
 from dspy_mlflow_callbacks.events import (
     CallEnd,
     CallKind,
@@ -56,18 +57,30 @@ def describe_start(call: CallStart, capture: Capture = EVERYTHING) -> SpanStart:
     """Return what the span of *call* says as it opens."""
     start: Callable[[CallStart], Opening] = _KINDS[call.kind].start
     described = start(call)
-    attributes = {**_VERSIONS, **_fingerprint(call)} if call.is_root else {}
-    attributes["dspy.kind"] = _KIND_TEXTS[call.kind]
-    attributes.update(capture.attributes(described.attributes))
+    attributes = capture.attributes(described.attributes)
     if call.attributes:
-        attributes.update((key, to_json(value)) for key, value in call.attributes.items())
+        attributes = {**attributes, **{key: to_json(value) for key, value in call.attributes.items()}}
+    program = program_parts(call.instance) if call.kind is CallKind.MODULE and call.is_root else None
     return new_span_start(
         name=encodable(call.name),
         span_type=described.span_type,
         inputs=to_json(described.inputs) if capture.inputs_of(call.kind) else None,
         attributes=attributes,
+        later=functools.partial(_attributes_later, call, described.later, program),
         level=call.level,
     )
+
+
+def _attributes_later(
+    call: CallStart, later: Callable[[], Mapping[str, str]] | None, program: tuple[str, ...] | None
+) -> Mapping[str, str]:
+    attributes = {**_VERSIONS} if call.is_root else {}
+    if program is not None:
+        attributes[FINGERPRINT] = word_to_json(fingerprint_of(program))
+    attributes["dspy.kind"] = _KIND_TEXTS[call.kind]
+    if later is not None:
+        attributes.update(later())
+    return attributes
 
 
 def describe_end(call: CallStart, end: CallEnd, capture: Capture = EVERYTHING) -> SpanEnd:
@@ -79,8 +92,17 @@ def describe_end(call: CallStart, end: CallEnd, capture: Capture = EVERYTHING) -
         attributes = {**attributes, **{key: to_json(value) for key, value in end.attributes.items()}}
     if end.exception is not None:
         return attrs.evolve(describe_exception(end.exception, capture), attributes=attributes)
+    if described.later is not None:
+        later = functools.partial(_end_later, call.kind, described.later, capture)
+        return new_span_end(attributes=attributes, later=later)
     outputs = to_json(described.outputs) if capture.outputs_of(call.kind) else None
     return new_span_end(outputs=outputs, attributes=attributes)
+
+
+def _end_later(kind: CallKind, later: Callable[[], Closing], capture: Capture) -> SpanEnd:
+    described = later()
+    outputs = to_json(described.outputs) if capture.outputs_of(kind) else None
+    return new_span_end(outputs=outputs, attributes=capture.attributes(described.attributes))
 
 
 def describe_exception(exception: BaseException, capture: Capture = EVERYTHING) -> SpanEnd:
@@ -119,10 +141,6 @@ def _stacktrace(exception: BaseException) -> str:
 
 def _lines(exception: BaseException) -> str:
     return encodable("".join(traceback.format_tb(exception.__traceback__)))
-
-
-def _fingerprint(call: CallStart) -> dict[str, str]:
-    return fingerprint_attributes(call.instance) if call.kind is CallKind.MODULE else {}
 
 
 _VERSIONS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -20,19 +20,27 @@ _QUOTING = frozenset({RAW_COMPLETION, RETRY_ERRORS, TRACE_ATTRIBUTES_ERROR})
 
 @attrs.define(kw_only=True)  # not frozen: that takes twice as long to make
 class Opening:
-    """What a describer says of a call that starts: *inputs* as they are, *attributes* as JSON texts."""
+    """What a describer says of a call that starts: *inputs* as they are, *attributes* as JSON texts.
+
+    *later* returns further attributes, of values that nobody changes.
+    """
 
     span_type: str
     inputs: Any
     attributes: Mapping[str, str] = EMPTY
+    later: Callable[[], Mapping[str, str]] | None = None
 
 
 @attrs.define(kw_only=True)
 class Closing:
-    """What a describer says of a call that has ended: *outputs* as they are, *attributes* as JSON texts."""
+    """What a describer says of a call that has ended: *outputs* as they are, *attributes* as JSON texts.
+
+    *later* returns it instead, where it is made of values that nobody changes.
+    """
 
     outputs: Any = None
     attributes: Mapping[str, str] = EMPTY
+    later: Callable[[], Closing] | None = None
 
 
 # What an LM reads and writes: an adapter's `format` makes the messages, its `parse` reads the completion.

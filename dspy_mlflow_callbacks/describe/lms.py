@@ -15,6 +15,10 @@ from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
 _CONTENT = frozenset({"prompt", "messages", "tools", "state", "questions", "prediction", "suffix", "input"})
 _CHAT_TYPES = frozenset({"chat", "responses"})
 
+# Values that nobody can change.
+_UNCHANGING = frozenset({type(None), bool, int, float, str})
+_TEXTS = frozenset({str})
+
 
 def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
     """Return the model as DSPy names it."""
@@ -27,16 +31,25 @@ def start(call: CallStart) -> Opening:
     cls: Any = type(lm)
     model_type = getattr(lm, "model_type", None)
     content, parameters = _parted(_arguments(lm, call.inputs))
-    attributes = dict(_identity(cls, _model(lm), model_type))
-    if parameters:
-        attributes["dspy.lm.request"] = parameters_to_json(parameters)
+    facts = functools.partial(_attributes, _identity(cls, _model(lm), model_type), parameters)
+    can_wait = _UNCHANGING.issuperset(map(type, parameters.values()))
+    attributes = {} if can_wait else facts()
     functions = _functions(content.get("tools"))
     if functions:
         attributes["mlflow.chat.tools"] = to_json(functions)
     is_chat = model_type in _CHAT_TYPES
     if is_chat and isinstance(content.get("prompt"), str):
         content = {"messages": [{"role": "user", "content": content.pop("prompt")}], **content}
-    return Opening(span_type="CHAT_MODEL" if is_chat else "LLM", inputs=content, attributes=attributes)
+    return Opening(
+        span_type="CHAT_MODEL" if is_chat else "LLM",
+        inputs=content,
+        attributes=attributes,
+        later=facts if can_wait else None,
+    )
+
+
+def _attributes(identity: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {**identity, "dspy.lm.request": parameters_to_json(parameters)} if parameters else dict(identity)
 
 
 def _model(lm: Any) -> str:
@@ -70,12 +83,21 @@ def _parted(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def end(call: CallStart, end: CallEnd) -> Closing:
     """Describe the completions as chat choices, and what the call cost."""
-    known = usage.report(call.watch, end.outputs)
+    outputs = end.outputs
+    is_said = "/" in str(getattr(call.instance, "model", "/"))  # who provides the model, by the start
+    if end.exception is None and type(outputs) is list and _TEXTS.issuperset(map(type, outputs)):
+        # The texts stay what they are, and the answers are DSPy's own.
+        return Closing(later=functools.partial(_closing, call.watch, outputs.copy(), is_said=is_said))
+    closing = _closing(call.watch, outputs, is_said=is_said)
+    return closing if end.exception is None else Closing(attributes=closing.attributes)
+
+
+def _closing(watch: Any, outputs: Any, *, is_said: bool) -> Closing:
+    known = usage.report(watch, outputs)
     facts = _facts(known)
-    is_said = "/" in str(getattr(call.instance, "model", "/"))  # by the start
     if known.provider is not None and not is_said:
         facts["mlflow.llm.provider"] = word_to_json(known.provider)
-    return Closing(outputs=_completion(end.outputs, known) if end.exception is None else None, attributes=facts)
+    return Closing(outputs=_completion(outputs, known), attributes=facts)
 
 
 def _arguments(lm: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dspy_mlflow_callbacks.describe.payloads import (
     to_json,
 )
 from dspy_mlflow_callbacks.describe.signatures import signature_attributes
-from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
+from dspy_mlflow_callbacks.events import EMPTY, CallEnd, CallKind, CallStart
 
 # DSPy's own classes by MLflow's span type; the names that the installed version lacks are passed over.
 _SPAN_TYPES = {
@@ -40,11 +40,19 @@ def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallS
 
 def start(call: CallStart) -> Opening:
     """Describe the start of a module's call."""
-    cls: Any = type(call.instance)
+    instance = call.instance
+    cls: Any = type(instance)
+    signature = getattr(instance, "signature", None)
+    demos = instance.demos if isinstance(instance, dspy.Predict) else None
+    facts = (
+        signature_attributes(signature) if isinstance(signature, _SIGNATURE) else EMPTY,
+        None if demos is None else (len(demos), demos_digest(demos) if demos else None),
+    )
     return Opening(
         span_type=_span_type(cls),
         inputs=_inputs(call),
-        attributes=_attributes(call.instance),
+        attributes=_own_attributes(instance),
+        later=functools.partial(_attributes, cls, *facts),
     )
 
 
@@ -90,16 +98,10 @@ def _positional_names(cls: Any) -> tuple[tuple[str, ...], str]:
     return tuple(each.name for each in parameters if each.kind in positional), next(rest, "args")
 
 
-def _attributes(instance: Any) -> dict[str, str]:
-    cls: Any = type(instance)
-    attributes = {"dspy.class": class_to_json(cls)}
-    signature = getattr(instance, "signature", None)
-    if isinstance(signature, _SIGNATURE):
-        attributes.update(signature_attributes(signature))
-    if isinstance(instance, dspy.Predict):
-        demos = instance.demos
-        attributes["dspy.demos"] = _demos_text(len(demos), demos_digest(demos) if demos else None)
-    attributes.update(_own_attributes(instance))
+def _attributes(cls: Any, signature: Mapping[str, str], demos: tuple[int, str | None] | None) -> dict[str, str]:
+    attributes = {"dspy.class": class_to_json(cls), **signature}
+    if demos is not None:
+        attributes["dspy.demos"] = _demos_text(*demos)
     return attributes
 
 

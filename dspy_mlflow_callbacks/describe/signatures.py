@@ -14,6 +14,8 @@ from dspy_mlflow_callbacks.describe.demos import demos_digest, digest
 from dspy_mlflow_callbacks.describe.paths import MAX_ITEMS, items, text
 from dspy_mlflow_callbacks.describe.payloads import to_json, word_to_json
 
+FINGERPRINT = "dspy.program.fingerprint"
+
 
 def signature_attributes(signature: Any) -> Mapping[str, str]:
     """Return the span attributes for *signature*: its text, instructions and fields."""
@@ -51,18 +53,28 @@ def program_fingerprint(program: dspy.Module) -> str:
 
     The LM and its parameters are no part of it. Equal programs have equal fingerprints in every process.
     """
+    return fingerprint_of(_parts(program))
+
+
+def program_parts(program: Any) -> tuple[str, ...] | None:
+    """Return what a program's fingerprint is made of, as it is now; None for what is no program."""
+    return _parts(program) if isinstance(program, dspy.Module) else None
+
+
+@functools.lru_cache(maxsize=128)
+def fingerprint_of(parts: tuple[str, ...]) -> str:
+    """Return the fingerprint of a program with such *parts*."""
+    return digest("".join(parts))
+
+
+def _parts(program: dspy.Module) -> tuple[str, ...]:
     parts = [type(program).__qualname__]
     for path, predictor in _predictors(program):
         parts.append(path)
         parts.extend(signature_attributes(predictor.signature).values())
         parts.append(demos_digest(predictor.demos))
         parts.append(to_json(getattr(predictor, "fields", {})))  # thresholds, from DSPy 3.4 on
-    return _digest(tuple(parts))
-
-
-@functools.lru_cache(maxsize=128)
-def _digest(parts: tuple[str, ...]) -> str:
-    return digest("".join(parts))
+    return tuple(parts)
 
 
 def _predictors(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict]]:
@@ -111,4 +123,4 @@ def fingerprint_attributes(program: Any) -> dict[str, str]:
     """Return the span attribute that names the program's state; none for what is no program."""
     if not isinstance(program, dspy.Module):
         return {}
-    return {"dspy.program.fingerprint": word_to_json(program_fingerprint(program))}
+    return {FINGERPRINT: word_to_json(program_fingerprint(program))}

@@ -17,7 +17,8 @@ _DATA_URI, _AUDIO = ";base64,", '"input_audio"'
 
 def opening_attributes(call_id: str, start: SpanStart) -> dict[str, str]:
     """Return the attributes of a span as it opens, without its inputs."""
-    attributes = {**start.attributes, CALL_ID: f'"{call_id}"'}
+    attributes = start.all_attributes()
+    attributes[CALL_ID] = f'"{call_id}"'
     level = _LOG_LEVELS[start.level] if start.level is not None else internals.default_level(start.span_type)
     if level is not None:  # pragma: no branch  (None before MLflow 3.13: `make test-oldest`)
         attributes[internals.LOG_LEVEL] = level

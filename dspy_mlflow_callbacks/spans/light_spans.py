@@ -37,7 +37,6 @@ class LightSpan(ReadableSpan, otel.Span):
         name: Its name.
         trace: What it shares with the spans of its trace.
         span_id: 64 random bits.
-        attributes: JSON texts by name; the span keeps the dict.
         above: The light span it nests in; None where there is none.
         outer: OpenTelemetry's context of the span it nests in, where that is none of ours.
     """
@@ -49,7 +48,7 @@ class LightSpan(ReadableSpan, otel.Span):
     _links: Any = ()
     _events: Any = ()
     _end_time: int | None = None
-    _attributes: dict[str, Any]
+    _texts: dict[str, Any] | None = None
     _instrumentation_scope = None
     _instrumentation_info = None
 
@@ -67,7 +66,6 @@ class LightSpan(ReadableSpan, otel.Span):
         name: str,
         trace: Any,
         span_id: int,
-        attributes: dict[str, Any],
         *,
         above: LightSpan | None,
         outer: SpanContext | None,
@@ -77,11 +75,24 @@ class LightSpan(ReadableSpan, otel.Span):
         self.above = above
         self._outer = outer
         self.span_id = span_id
-        self._attributes = attributes
         self._start_time = time.time_ns()
 
     def __repr__(self) -> str:
         return f"LightSpan({self._name!r}, {self.span_id:016x})"
+
+    def described(self) -> dict[str, Any]:
+        """Return the attributes as the call gives them, JSON texts by name; asked once, when they are needed."""
+        raise NotImplementedError
+
+    @property
+    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]  # where OpenTelemetry's class keeps it
+        texts = self._texts
+        if texts is None:
+            with _PROMOTION:
+                texts = self._texts
+                if texts is None:
+                    texts = self._texts = self.described()
+        return texts
 
     @property
     def context(self) -> SpanContext:

@@ -53,6 +53,7 @@ class NativeSpan:
         self._detach()
         if not self.records:
             return
+        end = end.whole()
         for event in end.events:
             self.note(event)
         if end.error is not None:

@@ -31,25 +31,56 @@ _HALF, _HEXADECIMAL = 16, 16
 
 
 class RecordedSpan(LightSpan):
-    """A light span of a call.
+    """A light span of a call. Until somebody looks, what the call's start and end say is kept as it was said.
 
-    Attributes:
+    Args:
+        call_id: DSPy's id of the call.
+        start: What the span says as it opens.
+        trace: What it shares with the spans of its trace.
         settings: What the callback that records the call says of content and delivery.
+        above: The recorded span it nests in; None where there is none.
+        outer: OpenTelemetry's context of the span it nests in, where that is none of ours.
     """
 
-    settings: Settings
     is_entry = False
-    detach: Callable[[], None]
+    _end: SpanEnd | None = None
+
+    def __init__(
+        self,
+        call_id: str,
+        start: SpanStart,
+        trace: RecordedTrace,
+        settings: Settings,
+        *,
+        above: RecordedSpan | None,
+        outer: otel.SpanContext | None,
+    ) -> None:
+        super().__init__(start.name, trace, _span_id(call_id), above=above, outer=outer)
+        self._call_id = call_id
+        self._start = start
+        self.settings = settings
+        trace.spans.append(self)
+        self._detach: Callable[[], None] = trace.tracer.attach(self)
 
     @property
     def around(self) -> otel.Span:
         """What calls below nest in that are recorded all the same."""
         return self
 
+    def described(self) -> dict[str, Any]:
+        """Return the attributes as the call gives them so far."""
+        start = self._start
+        attributes = opening_attributes(self._call_id, start)
+        attributes[internals.SPAN_TYPE] = f'"{start.span_type}"'
+        _set(attributes, internals.INPUTS, start.inputs)
+        if self._end is not None:
+            _add_end(attributes, self._end)
+        return attributes
+
     def close(self, end: SpanEnd) -> None:
         """Take the span out of MLflow's context, then end it."""
         # First the context: a span that fails to end must not become the parent of the next trace.
-        self.detach()
+        self._detach()
         try:
             for event in end.events:
                 self.note(event)
@@ -57,8 +88,12 @@ class RecordedSpan(LightSpan):
                 self.set_status(Status(StatusCode.ERROR, end.error))
             elif self._status.status_code is not StatusCode.ERROR:
                 self._status = _OK
-            self._attributes.update(end.attributes)
-            self.set_payload(internals.OUTPUTS, end.outputs)
+            if end.outputs is not None:
+                self.take(internals.OUTPUTS, end.outputs)
+            if self._texts is None:
+                self._end = end
+            else:
+                _add_end(self._texts, end)
         finally:
             self.end()
             if self.is_entry:
@@ -70,17 +105,33 @@ class RecordedSpan(LightSpan):
         if event.name == "exception" and internals.LOG_LEVEL in self._attributes:
             self._attributes[internals.LOG_LEVEL] = _ERROR_LEVEL  # as MLflow's live spans do
 
-    def set_payload(self, key: str, payload: str | None) -> None:
-        """Set the inputs or outputs; binary data goes through MLflow, which moves it to attachments."""
-        if payload is None:
-            return
+    def take(self, key: str, payload: str) -> None:
+        """Take note of a payload; binary data goes through MLflow at once, which moves it to attachments.
+
+        Where MLflow refuses it, the span ends without it.
+        """
+        self.trace.payload_size += len(payload)
         if has_binary(payload):
             self.promote()
             live = internals.live_span(self)
-            (live.set_inputs if key == internals.INPUTS else live.set_outputs)(orjson.loads(payload))
-        else:
-            self._attributes[key] = payload
-        self.trace.payload_size += len(payload)
+            try:
+                (live.set_inputs if key == internals.INPUTS else live.set_outputs)(orjson.loads(payload))
+            except BaseException:
+                self._detach()
+                self.end()
+                raise
+
+
+def _add_end(attributes: dict[str, Any], end: SpanEnd) -> None:
+    whole = end.whole()
+    attributes.update(whole.attributes)
+    _set(attributes, internals.OUTPUTS, whole.outputs)
+
+
+def _set(attributes: dict[str, Any], key: str, payload: str | None) -> None:
+    """Set inputs or outputs, but where MLflow has taken binary data out of them."""
+    if payload is not None and not has_binary(payload):
+        attributes[key] = payload
 
 
 def _open_traces() -> list[RecordedTrace]:
@@ -149,15 +200,11 @@ class RecordedEngine:
         outer: otel.SpanContext | None = None,
         is_entry: bool = False,
     ) -> RecordedSpan:
-        attributes = opening_attributes(call.call_id, start)
-        attributes[internals.SPAN_TYPE] = f'"{start.span_type}"'
-        span = RecordedSpan(start.name, trace, _span_id(call.call_id), attributes, above=above, outer=outer)
-        span.settings = self._settings
+        span = RecordedSpan(call.call_id, start, trace, self._settings, above=above, outer=outer)
         if is_entry:
             span.is_entry = True
-        trace.spans.append(span)
-        span.set_payload(internals.INPUTS, start.inputs)
-        span.detach = trace.tracer.attach(span)
+        if start.inputs is not None:
+            span.take(internals.INPUTS, start.inputs)
         return span
 
     def _experiment_id(self, run: Any) -> str:
