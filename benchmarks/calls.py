@@ -25,7 +25,7 @@ def figures(bench):
     def caller(name):
         return bench.measured("calls.py", WAITING_EXPORTER, contestant=name, **sizes)
 
-    rounds = bench.rounds(names, 5, 210, caller)
+    rounds = bench.rounds(names, 5, 180, caller)
     storing = {name: bench.measured("calls.py", contestant=name, **sizes) for name in names}
     return {**sizes, "rounds": counted(rounds), "contestants": rows(rounds, storing)}
 

@@ -33,7 +33,7 @@ def figures(bench):
             for kind, width in widths.items()
         }
 
-    rounds = bench.rounds(names, 3, 480, both)
+    rounds = bench.rounds(names, 3, 360, both)
     return {
         "calls": options.load_calls,
         "rounds": counted(rounds),
@@ -122,7 +122,7 @@ def measure(contestant, kind, width, calls, folder):
     latencies_s = caller.call(calls)
     ended = time.perf_counter()
     executed = width + calls
-    stored_after_s = cpu.waiting(store.seconds_until_stored, executed, executed * SPANS, ended)
+    waited = cpu.waiting(store.wait, executed, executed * SPANS, ended)
     used = cpu.figures(calls)
     kept = store.spans_by_trace()
     return {
@@ -130,7 +130,7 @@ def measure(contestant, kind, width, calls, folder):
         "calls_per_s": calls / (ended - begun),
         "p50_ms": statistics.median(latencies_s) * 1e3,
         "p95_ms": statistics.quantiles(latencies_s, n=20)[-1] * 1e3,
-        "stored_after_s": stored_after_s,
+        "stored_after_s": waited.all_after_s,
         "executed": executed,
         "stored": len(kept),
         "spans": sorted(set(kept.values())),

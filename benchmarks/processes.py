@@ -16,6 +16,7 @@ import attrs
 from contestants import CONTESTANTS
 
 HERE = Path(__file__).parent
+AT_MOST_S = 600  # what a process may take; then something is wrong
 
 # MLflow's exporter does not begin while this is set: its thread would take the interpreter's lock.
 WAITING_EXPORTER = {
@@ -49,7 +50,7 @@ class Bench:
         settings = json.dumps({"folder": str(self.folder), **settings})
         variables = {**environment(self.folder), **dict(variables)}
         with process(str(HERE / script), settings, variables=variables, stdout=subprocess.PIPE) as running:
-            printed, _ = running.communicate()
+            printed, _ = running.communicate(timeout=AT_MOST_S)
         if running.returncode != 0:
             sys.exit(f"{script} {settings} ended with {running.returncode}")
         return json.loads(printed.splitlines()[-1])

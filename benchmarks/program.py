@@ -89,7 +89,7 @@ class Echo(dspy.Module):
     """One span, and nothing else."""
 
     def forward(self, text):
-        return len(text)
+        return dspy.Prediction(length=len(text))
 
 
 class Loop(dspy.Module):
@@ -100,8 +100,10 @@ class Loop(dspy.Module):
         self.step = Echo()
 
     def forward(self, spans):
+        done = dspy.Prediction()
         for _ in range(spans - 1):
-            self.step(text="a short text")
+            done = self.step(text="a short text")
+        return done
 
 
 def timed(program, **inputs):

@@ -25,6 +25,10 @@ PARTS = {
     "calls": "What a call costs",
     "parts": "Parts of the way, each alone",
     "load": "Under load",
+    "server": "Against a tracking server",
+    "memory": "Memory",
+    "scaling": "How cost grows",
+    "latency": "Until a trace can be read",
 }
 
 
@@ -60,6 +64,12 @@ SIZES = {
     "threads": (32, "load: threads that call"),
     "tasks": (256, "load: async tasks that call"),
     "load-calls": (3_064, "load: calls of all threads, and of all tasks"),
+    "server-traces": (1_000, "server: traces of ten spans"),
+    "memory-calls": (100_000, "memory: traced calls"),
+    "full-mb": (64, "memory: the limit of the buffer that is filled, in MB"),
+    "max-spans": (10_000, "scaling: the most spans of a trace"),
+    "max-kb": (1_000, "scaling: the largest payload, in kB"),
+    "single-traces": (20, "latency: traces, one at a time"),
 }
 
 

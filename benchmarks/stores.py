@@ -16,6 +16,19 @@ from typing import Any
 import attrs
 
 
+@attrs.frozen
+class Waited:
+    """What became of waiting for traces.
+
+    Attributes:
+        all_after_s: Seconds until all were there; None if they never were.
+        last_after_s: Seconds until the last one that came was there; None if none came.
+    """
+
+    all_after_s: float | None = None
+    last_after_s: float | None = None
+
+
 class Nowhere:
     """For contestants that store nothing."""
 
@@ -25,8 +38,8 @@ class Nowhere:
     def spans_by_trace(self):
         return {}
 
-    def seconds_until_stored(self, traces, spans, since, **waiting):
-        return None
+    def wait(self, traces, spans, since, **waiting):
+        return Waited()
 
 
 @attrs.frozen
@@ -42,8 +55,9 @@ class Memory:
     def spans_by_trace(self):
         return dict(Counter(span.context.trace_id for span in self.exporter.get_finished_spans()))
 
-    def seconds_until_stored(self, traces, spans, since, **waiting):
+    def wait(self, traces, spans, since, **waiting):
         self.flush()
+        return Waited()
 
 
 @attrs.frozen
@@ -67,20 +81,20 @@ class MlflowStore:
             )
         )
 
-    def seconds_until_stored(self, traces, spans, since, *, every_s=0.1, patience_s=10.0, at_most_s=60.0):
-        """Return the seconds from *since* until *traces* with *spans* in all are there.
+    def wait(self, traces, spans, since, *, every_s=0.1, patience_s=10.0, at_most_s=60.0):
+        """Wait until *traces* with *spans* in all are there; seconds count from *since*.
 
-        Returns None if nothing has come for *patience_s* seconds, or not all within *at_most_s*.
+        Ends as well when nothing has come for *patience_s* seconds, or not all within *at_most_s*.
         """
-        known, news = (0, 0), time.perf_counter()
+        known, news, last = None, time.perf_counter(), None
         while (now := time.perf_counter()) - news < patience_s and now - since < at_most_s:
             found = self.counts()
-            if found[0] >= traces and found[1] >= spans:
-                return time.perf_counter() - since
             if found != known:
-                known, news = found, now
+                known, news, last = found, now, time.perf_counter() - since
+            if found[0] >= traces and found[1] >= spans:
+                return Waited(last, last)
             time.sleep(every_s)
-        return None
+        return Waited(None, last)
 
     def counts(self):
         """Return the number of traces that are no longer in progress, and that of spans."""

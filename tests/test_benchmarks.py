@@ -65,6 +65,46 @@ def test_load(run):
     assert rows == ["2 threads, an LM of 100 ms", "---", none, ours, "3 tasks, an LM of 200 ms", "---", none, ours]
 
 
+@pytest.mark.timeout(300)  # a server takes its time to start
+def test_server(run):
+    """A burst against a real server has a row for each contestant, with all traces stored whole."""
+    section, rows = run("server", "--server-traces=2", "--only", "no_op", "ours")
+    no_op, ours = titles("no_op", "ours")
+    assert [(row["contestant"], row["spans"], row["stored"], row["executed"]) for row in section["contestants"]] == [
+        (no_op, [], None, 12),
+        (ours, [10], 12, 12),
+    ]
+    assert rows == ["", "---", no_op, ours]
+
+
+def test_memory(run):
+    """Memory has a table for many calls and one for a buffer that the store does not empty."""
+    section, rows = run("memory", "--memory-calls=20", "--full-mb=1", "--only", "ours")
+    (ours,) = titles("ours")
+    assert [(row["contestant"], row["calls"], row["stored"]) for row in section["growth"]] == [(ours, 20, 20)]
+    assert [(row["contestant"], row["executed"], row["stored"] + row["dropped"]) for row in section["full"]] == [
+        (ours, 35, 35)
+    ]
+    assert rows == ["", "---", ours, "", "---", ours]
+
+
+def test_scaling(run):
+    """Spans and payloads have a table each, with a figure for each size."""
+    section, rows = run("scaling", "--max-spans=10", "--max-kb=10", "--only", "no_op", "ours")
+    no_op, ours = titles("no_op", "ours")
+    assert (section["spans"], section["payloads_kb"]) == ([1, 10], [1, 10])
+    assert [(len(row["spans_cpu_us"]), len(row["payloads_cpu_us"])) for row in section["contestants"]] == [(2, 2)] * 2
+    assert rows == ["", "---", no_op, ours, "", "---", no_op, ours]
+
+
+def test_latency(run):
+    """Until a trace can be read: a row for each contestant, with a time for each trace."""
+    section, rows = run("latency", "--single-traces=2", "--only", "ours")
+    (ours,) = titles("ours")
+    assert [(row["contestant"], row["stored"], len(row["ms"])) for row in section["contestants"]] == [(ours, 2, 2)]
+    assert rows == ["", "---", ours]
+
+
 def test_a_run_of_one_part_leaves_the_others(tmp_path, run):
     """What a run measures takes the place of the part's older figures, and of no other part's."""
     (tmp_path / "short.json").write_text(json.dumps({"parts": "older", "load": LOAD}))
