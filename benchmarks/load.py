@@ -62,6 +62,7 @@ def row(name, figures, rounds):
         "spans": sorted({spans for each in figures for spans in each["spans"]}),
         "executed": figures[0]["executed"],
         "stored": min(each["stored"] for each in figures) if CONTESTANTS[name].keeps else None,
+        "whole": min(each["whole"] for each in figures) if CONTESTANTS[name].keeps else None,
         "rounds": figures,
     }
 
@@ -88,6 +89,7 @@ def table_of(load):
         "CPU of child processes, ms a call",
         "spans a trace",
         "traces stored",
+        "of them whole",
         "all stored after, s",
     )
     return ["", *table(head, [cells(row) for row in load["contestants"]])]
@@ -103,6 +105,7 @@ def cells(row):
         number(row["added_cpu_ms"], 2),
         number(row["children_cpu_ms"], 2),
         *stored(row),
+        number(row["whole"], 0),
         number(row["stored_after_s"], 1),
     )
 
@@ -133,6 +136,7 @@ def measure(contestant, kind, width, calls, folder):
         "stored_after_s": waited.all_after_s,
         "executed": executed,
         "stored": len(kept),
+        "whole": sum(spans == SPANS for spans in kept.values()),
         "spans": sorted(set(kept.values())),
     }
 

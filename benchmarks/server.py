@@ -87,6 +87,7 @@ def row(name, figures, no_op):
         "spans": sorted({spans for each in figures for spans in each["spans"]}),
         "executed": figures[0]["executed"],
         "stored": min(each["stored"] for each in figures) if CONTESTANTS[name].keeps else None,
+        "whole": min(each["whole"] for each in figures) if CONTESTANTS[name].keeps else None,
         "rounds": figures,
     }
 
@@ -107,6 +108,7 @@ def tables(section):
         "all stored after, s",
         "spans a trace",
         "traces stored",
+        "of them whole",
     )
     return [said, "", *table(head, [cells(row) for row in section["contestants"]])]
 
@@ -119,6 +121,7 @@ def cells(row):
         number(row["traces_per_s"], 0),
         number(row["stored_after_s"], 1),
         *stored(row),
+        number(row["whole"], 0),
     )
 
 
@@ -148,6 +151,7 @@ def measure(contestant, traces, server, folder):
         "traces_per_s": over(len(kept) - before, waited.last_after_s),
         "executed": executed,
         "stored": len(kept),
+        "whole": sum(spans == SPANS for spans in kept.values()),
         "spans": sorted(set(kept.values())),
     }
 
