@@ -11,6 +11,8 @@ import importlib
 import json
 import os
 import platform
+import signal
+import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,9 +36,10 @@ PARTS = {
 
 def main():
     options = parse()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was started is ended first
     path = options.results / (options.name or f"dspy-{version('dspy')}-mlflow-{version('mlflow')}")
     for name in options.parts or PARTS:
-        print(*table_of(name, measured(name, options, path)), sep="\n", flush=True)
+        print(*measured(name, options, path)["page"], sep="\n", flush=True)
 
 
 def parse():
@@ -78,6 +81,7 @@ def measured(name, options, path):
     with tempfile.TemporaryDirectory(prefix="bench_") as folder:
         figures = importlib.import_module(name).figures(Bench(options, Path(folder)))
     section = {"versions": versions(), "cores": os.cpu_count(), **figures}
+    section["page"] = page(name, section)  # kept, so that no later run has to understand these figures
     write({**known(path), name: section}, path)
     return section
 
@@ -101,7 +105,7 @@ def known(path):
 
 def write(sections, path):
     sections = {name: sections[name] for name in PARTS if name in sections}
-    lines = [line for name, section in sections.items() for line in table_of(name, section)]
+    lines = [line for section in sections.values() for line in section["page"]]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside(path, "md").write_text("\n".join(lines), encoding="utf-8")
     beside(path, "json").write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
@@ -111,7 +115,7 @@ def beside(path, ending):
     return path.with_name(f"{path.name}.{ending}")  # the name has dots of its own
 
 
-def table_of(name, section):
+def page(name, section):
     """Return the lines of a part's Markdown."""
     machine = ", ".join(f"{package} {number}" for package, number in section["versions"].items())
     tables = importlib.import_module(name).tables(section)

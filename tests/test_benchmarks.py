@@ -107,10 +107,11 @@ def test_latency(run):
 
 def test_a_run_of_one_part_leaves_the_others(tmp_path, run):
     """What a run measures takes the place of the part's older figures, and of no other part's."""
-    (tmp_path / "short.json").write_text(json.dumps({"parts": "older", "load": LOAD}))
-    section, _ = run("parts", "--batches=1")
-    assert section != "older"
-    assert json.loads((tmp_path / "short.json").read_text())["load"] == LOAD
+    (tmp_path / "short.json").write_text(json.dumps({"parts": OLDER, "load": OLDER}))
+    section, rows = run("parts", "--batches=1")
+    assert section != OLDER
+    assert json.loads((tmp_path / "short.json").read_text())["load"] == OLDER
+    assert rows.count("older") == 1
 
 
-LOAD = {"versions": {}, "cores": 2, "calls": 1, "rounds": 1, "loads": []}
+OLDER = {"page": ["| older | row |", ""]}
