@@ -1,14 +1,14 @@
-"""Parts of the way of a call, each alone: `python parts.py [batches]` prints their figures as JSON."""
+"""Parts of the way of a call, each alone."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 import uuid
 
 import attrs
+from measured import report
+from tables import number, table
 
 from dspy_mlflow_callbacks import (
     CallKind,
@@ -26,8 +26,6 @@ from dspy_mlflow_callbacks import (
 )
 from dspy_mlflow_callbacks.describe.payloads import to_json
 from dspy_mlflow_callbacks.payload import PayloadSteps
-
-BATCHES = int(sys.argv[1]) if len(sys.argv) > 1 else 15
 
 PAYLOADS = {"1 kB": 1_000, "100 kB": 100_000, "10 MB": 10_000_000}
 SENTENCE = 'He said: "Grüße",\nand left.\n'
@@ -62,31 +60,72 @@ MIDDLEWARE = {
 }
 
 
-def microseconds(function, argument, number):
-    """Return the median time of *function(argument)* over batches of *number*."""
-    function(argument)
-    batches = []
-    for _ in range(BATCHES if number > 1 else min(BATCHES, 5)):  # what takes long alone is less noisy
-        start = time.perf_counter_ns()
-        for _ in range(number):
-            function(argument)
-        batches.append((time.perf_counter_ns() - start) / number / 1e3)
-    return statistics.median(batches)
+def figures(bench):
+    return bench.measured("parts.py", batches=bench.options.batches)
 
 
-def serialisation():
-    return [serialised(title, size, content) for content in CONTENTS for title, size in PAYLOADS.items()]
+def tables(section):
+    payloads, limits, steps = section["serialisation"], section["limits"], section["middleware"]
+    return [
+        *table(
+            ("payload", "`to_json`, µs", "`Redactor()`, µs", "both, µs", "MB/s"),
+            [(row["payload"], *payload_cells(row)) for row in payloads],
+        ),
+        "",
+        *table(("`PayloadLimit`", "µs"), [(row["step"], number(row["us"], 1)) for row in limits]),
+        "",
+        *table(
+            ("middleware", "µs a root call", "µs a call below"),
+            [(row["step"], number(row["root_us"], 2), number(row["child_us"], 2)) for row in steps],
+        ),
+    ]
 
 
-def serialised(title, size, content):
+def payload_cells(row):
+    return (*(number(row[column], 1) for column in ("json_us", "redact_us", "us")), number(row["mb_per_s"], 0))
+
+
+def measure(batches, folder):
+    stopwatch = Stopwatch(batches)
+    return {
+        "serialisation": serialisation(stopwatch),
+        "limits": limits(stopwatch),
+        "middleware": middleware(stopwatch),
+    }
+
+
+@attrs.frozen
+class Stopwatch:
+    batches: int
+
+    def microseconds(self, function, argument, times):
+        """Return the median time of *function(argument)* over batches of *times*."""
+        function(argument)
+        batches = []
+        for _ in range(self.batches if times > 1 else min(self.batches, 5)):  # what takes long alone is less noisy
+            start = time.perf_counter_ns()
+            for _ in range(times):
+                function(argument)
+            batches.append((time.perf_counter_ns() - start) / times / 1e3)
+        return statistics.median(batches)
+
+
+def serialisation(stopwatch):
+    return [
+        serialised(stopwatch, f"{title}, {name}", value_of(content, size), max(1, 1_000_000 // size))
+        for name, content in CONTENTS.items()
+        for title, size in PAYLOADS.items()
+    ]
+
+
+def serialised(stopwatch, title, value, times):
     """Return what it takes to make JSON of a payload, and to redact it, as the default configuration does."""
-    value, number = value_of(CONTENTS[content], size), max(1, 1_000_000 // size)
     steps, text = PayloadSteps([Redactor()]), to_json(value)
     payload = Payload(place="inputs", name="inputs", text=text)
-    json_us = microseconds(to_json, value, number)
-    redact_us = microseconds(lambda each: steps.run([each], print), payload, number)
+    json_us = stopwatch.microseconds(to_json, value, times)
+    redact_us = stopwatch.microseconds(lambda each: steps.run([each], print), payload, times)
     return {
-        "payload": f"{title}, {content}",
+        "payload": title,
         "json_us": json_us,
         "redact_us": redact_us,
         "us": json_us + redact_us,
@@ -100,24 +139,29 @@ def value_of(content, size):
     return {"rows": [content] * (size // len(to_json(content)) + 1)}
 
 
-def limits():
+def limits(stopwatch):
     """Return what it takes to cut a payload of 100 kB."""
     payload = Payload(place="inputs", name="inputs", text=to_json(value_of(SENTENCE, 100_000)))
     steps = PayloadSteps([PayloadLimit(10_000)])
-    return [{"step": "100 kB to 10 kB", "us": microseconds(lambda each: steps.run([each], print), payload, 10)}]
+    cut_us = stopwatch.microseconds(lambda each: steps.run([each], print), payload, 10)
+    return [{"step": "100 kB to 10 kB", "us": cut_us}]
 
 
-def middleware():
+def middleware(stopwatch):
     root_id = uuid.uuid4().hex
     root = CallStart(
         kind=CallKind.MODULE, call_id=root_id, root_call_id=root_id, instance=None, inputs={}, name="Program"
     )
     child = attrs.evolve(root, call_id=uuid.uuid4().hex, parent=root, parent_call_id=root_id, is_entry=False)
     return [
-        {"step": title, "root_us": microseconds(step, root, 20_000), "child_us": microseconds(step, child, 20_000)}
+        {
+            "step": title,
+            "root_us": stopwatch.microseconds(step, root, 20_000),
+            "child_us": stopwatch.microseconds(step, child, 20_000),
+        }
         for title, step in MIDDLEWARE.items()
     ]
 
 
 if __name__ == "__main__":
-    print(json.dumps({"serialisation": serialisation(), "limits": limits(), "middleware": middleware()}))
+    report(measure)

@@ -1,118 +1,89 @@
-"""What tracing costs: `make bench`, or `python benchmarks/run.py --help`.
+"""What tracing costs: `make bench`, or `python benchmarks/run.py [part ...] [options]`; `--help` lists them.
 
-Each contestant is measured in a process of its own, in rounds that alternate between them, so that what else the
-machine does meets all of them. The table is printed, and written beside its figures to `benchmarks/results/`.
+The tables are printed, and written to `benchmarks/results/` beside their figures. A run of some parts leaves the other
+parts' tables there as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
-import subprocess
+import signal
 import sys
 import tempfile
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from contestants import CONTESTANTS
-from tables import contestant_rows, markdown
+from processes import HERE, Bench
 
-HERE = Path(__file__).parent
 PACKAGES = ("dspy", "mlflow", "dspy-mlflow-callbacks", "openinference-instrumentation-dspy")
+
+# Each is a module with `figures(bench)`, which measures, and `tables(section)`, which makes Markdown of it.
+PARTS = {
+    "calls": "What a call costs",
+    "parts": "Parts of the way, each alone",
+    "load": "Under load",
+    "server": "Against a tracking server",
+    "memory": "Memory",
+    "scaling": "How cost grows",
+    "latency": "Until a trace can be read",
+}
 
 
 def main():
     options = parse()
-    names = [name for name in options.only or CONTESTANTS if CONTESTANTS[name].is_installed()]
-    with tempfile.TemporaryDirectory(prefix="bench_") as folder:
-        rounds = all_rounds(names, options, folder)
-        storing = {name: storing_run(name, options, folder) for name in names}
-        parts = run("parts.py", environment(folder), str(options.batches))
-    results = {
-        "versions": versions(),
-        "cores": os.cpu_count(),
-        "calls": options.calls,
-        "warm_up": options.warm_up,
-        "rounds": max(map(len, rounds.values())),
-        "contestants": contestant_rows(rounds, storing),
-        **parts,
-    }
-    write(results, options.results / (options.name or f"dspy-{version('dspy')}-mlflow-{version('mlflow')}"))
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was started is ended first
+    path = options.results / (options.name or f"dspy-{version('dspy')}-mlflow-{version('mlflow')}")
+    for name in options.parts or PARTS:
+        print(*measured(name, options, path)["page"], sep="\n", flush=True)
 
 
 def parse():
-    parser = argparse.ArgumentParser(description="Measure what tracing a DSPy call costs.")
-    parser.add_argument("--calls", type=int, default=100, help="measured calls a process")
-    parser.add_argument("--warm-up", type=int, default=20, help="calls before them")
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each contestant")
-    parser.add_argument("--batches", type=int, default=15, help="measurements of each single part")
-    parser.add_argument("--seconds", type=float, default=330, help="begin no round that would end later than this")
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, help="contestants; all by default")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder for the table and figures")
-    parser.add_argument("--name", help="their file name; by default the versions of dspy and mlflow")
-    return parser.parse_args()
+    parser = argparse.ArgumentParser(description="Measure what tracing DSPy programs costs.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all by default")
+    for_all = parser.add_argument_group("all parts")
+    for_all.add_argument("--only", nargs="+", choices=CONTESTANTS, help="contestants; by default those of the part")
+    for_all.add_argument("--rounds", type=int, help="processes of each contestant")
+    for_all.add_argument("--seconds", type=float, help="begin no round of a part that would end later than this")
+    for_all.add_argument("--results", type=Path, default=HERE / "results", help="the folder for tables and figures")
+    for_all.add_argument("--name", help="their file name; by default the versions of dspy and mlflow")
+    sizes = parser.add_argument_group("sizes")
+    for name, (default, what) in SIZES.items():
+        sizes.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default:,})")
+    options = parser.parse_intermixed_args()
+    for name in set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {name!r}, but {', '.join(PARTS)}")
+    return options
 
 
-def all_rounds(names, options, folder):
-    """Return the figures of each contestant, one for each round that there was time for."""
-    rounds = {name: [] for name in names}
-    begun = time.monotonic()
-    longest = 0.0
-    for number in range(options.rounds):
-        started = time.monotonic()
-        if started + longest - begun > options.seconds:
-            break
-        one_round(rounds, number, options, folder)
-        longest = max(longest, time.monotonic() - started)
-    return rounds
-
-
-def one_round(rounds, number, options, folder):
-    """Measure what the caller pays, while MLflow's exporter waits: its thread would take the interpreter's lock."""
-    names = list(rounds)
-    shift = number % len(names)  # nobody always runs after the same one
-    for name in names[shift:] + names[:shift]:
-        print(f"round {number + 1}: {name}", file=sys.stderr)
-        rounds[name].append(measured(name, options, folder, {**environment(folder), **WAITING_EXPORTER}))
-
-
-def storing_run(name, options, folder):
-    """Measure what is stored and what that costs, with MLflow's exporter as it is."""
-    print(f"storing: {name}", file=sys.stderr)
-    return measured(name, options, folder, environment(folder))
-
-
-def measured(name, options, folder, variables):
-    return run("measure.py", variables, name, str(options.calls), str(options.warm_up), folder)
-
-
-def run(script, variables, *arguments):
-    """Return what *script* prints as JSON, run in a process of its own."""
-    command = [sys.executable, str(HERE / script), *arguments]
-    done = subprocess.run(command, env=variables, cwd=variables["TMPDIR"], check=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-WAITING_EXPORTER = {
-    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "2048",
-    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "3600000",
+SIZES = {
+    "calls": (100, "calls: measured calls a process"),
+    "warm-up": (20, "calls: calls before them"),
+    "batches": (15, "parts: measurements of each"),
+    "threads": (32, "load: threads that call"),
+    "tasks": (256, "load: async tasks that call"),
+    "load-calls": (3_064, "load: calls of all threads, and of all tasks"),
+    "server-traces": (1_000, "server: traces of ten spans"),
+    "memory-calls": (100_000, "memory: traced calls"),
+    "full-mb": (64, "memory: the limit of the buffer that is filled, in MB"),
+    "max-spans": (10_000, "scaling: the most spans of a trace"),
+    "max-kb": (1_000, "scaling: the largest payload, in kB"),
+    "single-traces": (20, "latency: traces, one at a time"),
 }
 
 
-def environment(folder):
-    """Return the environment of a measured process: nothing is downloaded, sent home, cached or left behind."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DSPY_", "OTEL_"))}
-    return {
-        **kept,
-        "TMPDIR": folder,
-        "DSPY_CACHEDIR": str(Path(folder, "cache")),
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-    }
+def measured(name, options, path):
+    """Measure a part, write it beside what is known of the others, and return its section."""
+    with tempfile.TemporaryDirectory(prefix="bench_") as folder:
+        figures = importlib.import_module(name).figures(Bench(options, Path(folder)))
+    section = {"versions": versions(), "cores": os.cpu_count(), **figures}
+    section["page"] = page(name, section)  # kept, so that no later run has to understand these figures
+    write({**known(path), name: section}, path)
+    return section
 
 
 def versions():
@@ -126,12 +97,29 @@ def has(package):
         return False
 
 
-def write(results, path):
-    table = markdown(results)
-    print(table)
+def known(path):
+    """Return the sections that are written already."""
+    written = beside(path, "json")
+    return json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+
+
+def write(sections, path):
+    sections = {name: sections[name] for name in PARTS if name in sections}
+    lines = [line for section in sections.values() for line in section["page"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(f"{path.name}.md").write_text(table, encoding="utf-8")
-    path.with_name(f"{path.name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    beside(path, "md").write_text("\n".join(lines), encoding="utf-8")
+    beside(path, "json").write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
+
+
+def beside(path, ending):
+    return path.with_name(f"{path.name}.{ending}")  # the name has dots of its own
+
+
+def page(name, section):
+    """Return the lines of a part's Markdown."""
+    machine = ", ".join(f"{package} {number}" for package, number in section["versions"].items())
+    tables = importlib.import_module(name).tables(section)
+    return [f"## {PARTS[name]}", "", f"{machine}; {section['cores']} cores.", "", *tables, ""]
 
 
 if __name__ == "__main__":

@@ -7,31 +7,111 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-CALLS, WARM_UP = 3, 1
-MEASURED = ("no_op", "ours")
-OPTIONS = (f"--calls={CALLS}", f"--warm-up={WARM_UP}", "--rounds=1", "--batches=1", "--only", *MEASURED)
 
 
-def test_a_run_gives_a_row_for_each_contestant(tmp_path, monkeypatch):
-    """A run writes its figures and a table: a row for each contestant that is asked for, all its traces stored."""
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a part in tiny numbers; returns its section of the figures, and the first cells of its tables' rows."""
     monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def run(part, *options):
+        command = [sys.executable, BENCHMARKS / "run.py", part, *options, f"--results={tmp_path}", "--name=short"]
+        subprocess.run([*command, "--rounds=1"], check=True, capture_output=True)
+        return json.loads((tmp_path / "short.json").read_text())[part], first_cells((tmp_path / "short.md").read_text())
+
+    return run
+
+
+def first_cells(page):
+    return [line.split(" | ")[0].strip("| ") for line in page.splitlines() if line.startswith("| ")]
+
+
+def titles(*names):
     from contestants import CONTESTANTS
 
-    subprocess.run(
-        [sys.executable, BENCHMARKS / "run.py", *OPTIONS, f"--results={tmp_path}", "--name=short"],
-        check=True,
-        capture_output=True,
-    )
+    return [CONTESTANTS[name].title for name in names]
 
-    figures = json.loads((tmp_path / "short.json").read_text())
-    table = (tmp_path / "short.md").read_text().splitlines()
-    measured = [CONTESTANTS[name] for name in MEASURED]
-    executed = CALLS + WARM_UP
-    assert [(row["contestant"], row["spans"], row["stored"], row["executed"]) for row in figures["contestants"]] == [
-        (each.title, [5] if each.keeps else [], executed if each.keeps else None, executed) for each in measured
+
+def test_calls(run):
+    """A run writes its figures and a table: a row for each contestant that is asked for, all its traces stored."""
+    section, rows = run("calls", "--calls=3", "--warm-up=1", "--only", "no_op", "ours")
+    no_op, ours = titles("no_op", "ours")
+    assert [(row["contestant"], row["spans"], row["stored"], row["executed"]) for row in section["contestants"]] == [
+        (no_op, [], None, 4),
+        (ours, [5], 4, 4),
     ]
-    assert [row["payload"] for row in figures["serialisation"]][:3] == ["1 kB, prose", "100 kB, prose", "10 MB, prose"]
-    assert [line.split(" | ")[0].strip("| ") for line in table[4 : 4 + len(measured)]] == [
-        each.title for each in measured
+    assert rows == ["", "---", no_op, ours]
+
+
+def test_parts(run):
+    """Each part of the way has a row in its table."""
+    section, rows = run("parts", "--batches=1")
+    assert [row["payload"] for row in section["serialisation"]][:3] == ["1 kB, prose", "100 kB, prose", "10 MB, prose"]
+    assert rows[1:3] == ["---", "1 kB, prose"]
+    assert rows[-1] == "`LevelFilter`"
+
+
+def test_load(run):
+    """Threads and tasks have a table each, with all traces stored whole."""
+    section, rows = run("load", "--load-calls=4", "--threads=2", "--tasks=3", "--only", "none", "ours")
+    none, ours = titles("none", "ours")
+    assert [
+        [(row["contestant"], row["spans"], row["stored"], row["executed"]) for row in load["contestants"]]
+        for load in section["loads"]
+    ] == [[(none, [], None, 6), (ours, [5], 6, 6)], [(none, [], None, 7), (ours, [5], 7, 7)]]
+    assert rows == ["2 threads, an LM of 100 ms", "---", none, ours, "3 tasks, an LM of 200 ms", "---", none, ours]
+
+
+@pytest.mark.timeout(300)  # a server takes its time to start
+def test_server(run):
+    """A burst against a real server has a row for each contestant, with all traces stored whole."""
+    section, rows = run("server", "--server-traces=2", "--only", "no_op", "ours")
+    no_op, ours = titles("no_op", "ours")
+    assert [(row["contestant"], row["spans"], row["stored"], row["executed"]) for row in section["contestants"]] == [
+        (no_op, [], None, 12),
+        (ours, [10], 12, 12),
     ]
+    assert rows == ["", "---", no_op, ours]
+
+
+def test_memory(run):
+    """Memory has a table for many calls and one for a buffer that the store does not empty."""
+    section, rows = run("memory", "--memory-calls=20", "--full-mb=1", "--only", "ours")
+    (ours,) = titles("ours")
+    assert [(row["contestant"], row["calls"], row["stored"]) for row in section["growth"]] == [(ours, 20, 20)]
+    assert [(row["contestant"], row["executed"], row["stored"] + row["dropped"]) for row in section["full"]] == [
+        (ours, 35, 35)
+    ]
+    assert rows == ["", "---", ours, "", "---", ours]
+
+
+def test_scaling(run):
+    """Spans and payloads have a table each, with a figure for each size."""
+    section, rows = run("scaling", "--max-spans=10", "--max-kb=10", "--only", "no_op", "ours")
+    no_op, ours = titles("no_op", "ours")
+    assert (section["spans"], section["payloads_kb"]) == ([1, 10], [1, 10])
+    assert [(len(row["spans_cpu_us"]), len(row["payloads_cpu_us"])) for row in section["contestants"]] == [(2, 2)] * 2
+    assert rows == ["", "---", no_op, ours, "", "---", no_op, ours]
+
+
+def test_latency(run):
+    """Until a trace can be read: a row for each contestant, with a time for each trace."""
+    section, rows = run("latency", "--single-traces=2", "--only", "ours")
+    (ours,) = titles("ours")
+    assert [(row["contestant"], row["stored"], len(row["ms"])) for row in section["contestants"]] == [(ours, 2, 2)]
+    assert rows == ["", "---", ours]
+
+
+def test_a_run_of_one_part_leaves_the_others(tmp_path, run):
+    """What a run measures takes the place of the part's older figures, and of no other part's."""
+    (tmp_path / "short.json").write_text(json.dumps({"parts": OLDER, "load": OLDER}))
+    section, rows = run("parts", "--batches=1")
+    assert section != OLDER
+    assert json.loads((tmp_path / "short.json").read_text())["load"] == OLDER
+    assert rows.count("older") == 1
+
+
+OLDER = {"page": ["| older | row |", ""]}
