@@ -6,15 +6,17 @@ import atexit
 import os
 import threading
 import time
+import weakref
 
 import attrs
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.buffer import Buffer
+from dspy_mlflow_callbacks.export.delivery import Deliver, Delivery
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.tracking_store import deliver
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared, Waiting
-from dspy_mlflow_callbacks.export.worker import Deliver, Settling, Worker
+from dspy_mlflow_callbacks.export.worker import Settling, Worker
 from dspy_mlflow_callbacks.stats import WarnNotStored, logger
 
 _WARN_OF_DROPS_SECONDS = 60.0
@@ -24,23 +26,28 @@ class Exporter:
     """Takes ended traces and delivers them in the background, from one thread for the process.
 
     Args:
-        deliver: Stores a batch.
+        write: Stores a batch from the calling thread, or raises `StoreAwayError` or `RefusedError`.
 
     Attributes:
         exit_timeout_s: The most seconds that the end of the program waits for what is not stored.
     """
 
-    def __init__(self, deliver: Deliver = deliver) -> None:
+    def __init__(self, write: Deliver = deliver) -> None:
         self.exit_timeout_s = 10.0
-        self._deliver = deliver
+        self._write = write
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        _EXPORTERS.add(self)
+
+    def begin_in_child(self) -> None:
+        """Begin anew after a fork: what waits is the parent's, its thread is not here, and its locks may be held."""
+        self._delivery.forget()
+        self._begin()
 
     def _begin(self) -> None:
-        # After a fork too: what waits is the parent's, its thread is not here, and its locks may be held for ever.
         self._lock = threading.Lock()
         self._buffer = Buffer()
         self._warn = WarnNotStored()
+        self._delivery = Delivery(self._write)
         self._settling = Settling(self._buffer, self._warn)
         self._worker: Worker | None = None
         self._drops = _Drops()
@@ -77,7 +84,7 @@ class Exporter:
             trace.done("dropped")
             return
         try:
-            self._deliver(Batch(trace.destination, [Entry(0, trace, trace.size, prepared)]))
+            self._write(Batch(trace.destination, [Entry(0, trace, trace.size, prepared)]))
         except StoreAwayError as error:
             self._later(trace, prepared, error)
         except RefusedError as error:
@@ -113,7 +120,7 @@ class Exporter:
     def _start(self) -> None:
         with self._lock:
             if self._worker is None:
-                self._worker = Worker(self._buffer, self._deliver, self._settling)
+                self._worker = Worker(self._buffer, self._delivery, self._settling)
                 self._worker.start()
                 atexit.register(self._at_exit)
 
@@ -154,6 +161,17 @@ class _PreparedTrace:
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
         self.trace.done(outcome, error)
 
+
+_EXPORTERS: weakref.WeakSet[Exporter] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for exporter in _EXPORTERS:
+        exporter.begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 EXPORTER = Exporter()
 """The exporter of this process."""

@@ -44,12 +44,27 @@ def is_server(uri: str) -> bool:
 
 
 def _to_database(batch: Batch) -> None:
-    destination = batch.destination
-    uri = destination.tracking_uri
     infos = _started(batch, internals.write_info)
-    internals.write_spans(uri, destination.experiment_id, batch.spans)
-    link_run(destination, [prepared.trace_id for prepared in batch.prepared])
+    write_to_database(batch.destination, [prepared.trace_id for prepared in batch.prepared], batch.spans)
     _add_rest(batch, infos)
+
+
+def write_to_database(destination: Destination, trace_ids: Sequence[str], spans: Sequence[Any]) -> None:
+    """Write the spans of whole traces to an SQL store, and link the traces to their run, if they have one."""
+    internals.write_spans(destination.tracking_uri, destination.experiment_id, spans)
+    if destination.run_id is not None:
+        _link_run(destination, trace_ids, destination.run_id)
+
+
+def _link_run(destination: Destination, trace_ids: Sequence[str], run_id: str) -> None:
+    # A run that is gone costs the link, not the traces.
+    try:
+        for start in range(0, len(trace_ids), MOST_LINKS):
+            internals.link_run(destination.tracking_uri, trace_ids[start : start + MOST_LINKS], run_id)
+    except Exception as error:
+        if isinstance(failure(error), StoreAwayError):
+            raise
+        _WARN(destination, f"Traces are not linked to the run {run_id}: {failure(error)}")
 
 
 def _to_server(batch: Batch) -> None:
@@ -64,19 +79,6 @@ def _started(batch: Batch, write: Callable[[str, Any], Any]) -> dict[str, Any]:
     # Before the spans: a trace that is there already is merged after a rollback, for 10 ms.
     uri = batch.destination.tracking_uri
     return {each.trace_id: write(uri, each.info) for each in batch.prepared if each.info is not None}
-
-
-def link_run(destination: Destination, trace_ids: Sequence[str]) -> None:
-    """Link stored traces to their run, if they have one; a run that is gone costs the link, not the traces."""
-    if destination.run_id is None:
-        return
-    try:
-        for start in range(0, len(trace_ids), MOST_LINKS):
-            internals.link_run(destination.tracking_uri, trace_ids[start : start + MOST_LINKS], destination.run_id)
-    except Exception as error:
-        if isinstance(failure(error), StoreAwayError):
-            raise
-        _WARN(destination, f"Traces are not linked to the run {destination.run_id}: {failure(error)}")
 
 
 def _add_rest(batch: Batch, infos: dict[str, Any]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.buffer import NEVER, Buffer
+from dspy_mlflow_callbacks.export.delivery import Delivery
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
-from dspy_mlflow_callbacks.export.lanes import Lanes
-from dspy_mlflow_callbacks.export.pace import Pace, Work
+from dspy_mlflow_callbacks.export.lanes import MOST_TRACES, Lanes
+from dspy_mlflow_callbacks.export.pace import Work
 from dspy_mlflow_callbacks.export.waiting import Destination, Outcome
 from dspy_mlflow_callbacks.stats import WarnNotStored
 
@@ -20,8 +20,6 @@ _MOST_REFUSALS = 5
 
 # A server that restarts is not worth a word.
 _FAILURES_UNTIL_SAID = 2
-
-Deliver = Callable[[Batch], None]
 
 
 class Settling:
@@ -51,16 +49,16 @@ class Worker:
 
     Args:
         buffer: Where the traces are.
-        deliver: Stores a batch, or raises `StoreAwayError` or `RefusedError`.
+        delivery: Stores batches.
         settling: Hears what became of each trace.
     """
 
-    def __init__(self, buffer: Buffer, deliver: Deliver, settling: Settling) -> None:
+    def __init__(self, buffer: Buffer, delivery: Delivery, settling: Settling) -> None:
         self._buffer = buffer
-        self._deliver = deliver
+        self._delivery = delivery
         self._settling = settling
         self._lanes = Lanes()
-        self._pace = Pace(share=0.25)
+        self._meets_calls = False
         self._thread = threading.Thread(target=self._run, name="dspy-mlflow-export", daemon=True)
 
     def start(self) -> None:
@@ -72,25 +70,37 @@ class Worker:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not self._buffer.is_closed:
-            self._lanes.add(self._buffer.take(NEVER))
-            hurried = self._buffer.is_hurried
-            found = self._lanes.next(hurried=hurried)
-            if found is None:
-                self._buffer.wait(1, self._lanes.due_in(hurried=hurried), patiently=hurried)
-            else:
-                self._work_on(*found)
+        try:
+            while not self._buffer.is_closed:
+                self._work()
+        finally:
+            self._delivery.close()
+
+    def _work(self) -> None:
+        self._lanes.add(self._buffer.take(NEVER))
+        hurried = self._buffer.is_hurried
+        found = self._lanes.next(hurried=hurried)
+        if found is None:
+            times = (self._lanes.due_in(hurried=hurried), self._delivery.rest())
+            self._buffer.wait(1, min((each for each in times if each is not None), default=None), patiently=hurried)
+        else:
+            self._work_on(*found)
 
     def _work_on(self, destination: Destination, lane: deque[Entry]) -> None:
+        self._delivery.note_backlog(destination, len(self._buffer))
+        pace = self._delivery.pace(destination)
+        is_gentle = self._meets_calls and not self._buffer.is_hurried
         with Work(self._buffer) as work:
-            batch = self._next_batch(destination, lane)
+            batch = self._next_batch(destination, lane, pace.most if is_gentle else MOST_TRACES)
             if batch.entries:
                 self._send(batch)
-        self._pace.rest(self._buffer, work, len(batch), len(self._lanes))
+        self._meets_calls = work.met_calls
+        pace.rest(self._buffer, work, len(batch), len(self._lanes))
 
-    def _next_batch(self, destination: Destination, lane: deque[Entry]) -> Batch:
+    def _next_batch(self, destination: Destination, lane: deque[Entry], most: int) -> Batch:
         entries: list[Entry] = []
-        most, spans, size = self._lanes.route(destination).most, 0, 0
+        spans = size = 0
+        most = min(most, self._lanes.route(destination).most)
         while lane and len(entries) < most and spans < _MOST_SPANS and size < _MOST_BYTES:
             entry = lane.popleft()
             if not self._is_prepared(entry):
@@ -116,11 +126,13 @@ class Worker:
 
     def _send(self, batch: Batch) -> None:
         try:
-            self._deliver(batch)
+            self._delivery.deliver(batch)
         except RefusedError as error:
             self._refused(batch, error)
         except StoreAwayError as error:
             self._away(batch, error)
+        except Exception as error:  # noqa: BLE001  (what cannot even be sent; the worker goes on)
+            self._refused(batch, RefusedError(repr(error)))
         else:
             self._lanes.route(batch.destination).succeed(len(batch))
             for entry in batch.entries:

@@ -45,15 +45,22 @@ def link_run(uri: str, trace_ids: Sequence[str], run_id: str) -> None:
     TracingClient(uri).store.link_traces_to_run(list(trace_ids), run_id)
 
 
-def sqlite_file(uri: str) -> str:
-    """Return the absolute path of the file that this process has an SQLite store open in; empty if it is in memory.
+def open_store(uri: str) -> None:
+    """Open a store, so that the first write need not."""
+    TracingClient(uri)
 
-    SQLAlchemy makes a relative path absolute when the store is opened, and the program may have moved since.
+
+def uri_elsewhere(uri: str) -> str | None:
+    """Return the URI under which another process finds an SQL store; None if no other can.
+
+    SQLAlchemy makes the path of an SQLite file absolute when it is opened, and the program may have moved since.
     """
-    with TracingClient(uri).store.engine.connect() as connection:
-        return str(
-            connection.exec_driver_sql("SELECT file FROM pragma_database_list WHERE name = 'main'").scalar() or ""
-        )
+    engine = getattr(TracingClient(uri).store, "engine", None)
+    if engine is None or engine.dialect.name != "sqlite":
+        return uri if engine is not None else None
+    with engine.connect() as connection:
+        path = connection.exec_driver_sql("SELECT file FROM pragma_database_list WHERE name = 'main'").scalar()
+    return engine.url.set(database=path).render_as_string(hide_password=False) if path else None
 
 
 def post_spans(uri: str, experiment_id: str, run_id: str | None, request: bytes) -> None:
