@@ -87,8 +87,11 @@ class Helper:
 
     def deliver(self, batch: Batch) -> bool:
         """Store a batch; return False if it is to be stored otherwise."""
-        process, uri = self._process, self._uri(batch.destination.tracking_uri)
-        if process is None or uri is None or not self._is_ready(process):
+        process = self._process
+        if process is None or not self._is_ready(process):
+            return False
+        uri = self._uri(batch.destination.tracking_uri)
+        if uri is None:
             return False
         self._used_at = self._clock()
         try:
@@ -154,5 +157,8 @@ class Helper:
 
     def _uri(self, uri: str) -> str | None:
         if uri not in self._uris:
-            self._uris[uri] = None if is_server(uri) else internals.uri_elsewhere(uri)
+            try:
+                self._uris[uri] = None if is_server(uri) else internals.uri_elsewhere(uri)
+            except Exception:  # noqa: BLE001  (the store cannot be opened now; who writes to it will say why)
+                return None
         return self._uris[uri]

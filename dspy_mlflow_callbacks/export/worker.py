@@ -10,9 +10,9 @@ from dspy_mlflow_callbacks.export.buffer import NEVER, Buffer
 from dspy_mlflow_callbacks.export.delivery import Delivery
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.lanes import MOST_TRACES, Lanes
+from dspy_mlflow_callbacks.export.outcomes import Outcomes
 from dspy_mlflow_callbacks.export.pace import Work
-from dspy_mlflow_callbacks.export.waiting import Destination, Outcome
-from dspy_mlflow_callbacks.stats import WarnNotStored
+from dspy_mlflow_callbacks.export.waiting import Destination
 
 _MOST_SPANS = 500
 _MOST_BYTES = 1_000_000
@@ -22,41 +22,19 @@ _MOST_REFUSALS = 5
 _FAILURES_UNTIL_SAID = 2
 
 
-class Settling:
-    """Says what became of each trace, once, and of each store that it does not take them."""
-
-    def __init__(self, buffer: Buffer, warn: WarnNotStored) -> None:
-        self._buffer = buffer
-        self._warn = warn
-
-    def settle(self, entry: Entry, outcome: Outcome, error: Exception | None = None) -> None:
-        """Let a trace go, unless it is gone already."""
-        if self._buffer.leave(entry):
-            entry.trace.done(outcome, error)
-
-    def fail(self, entry: Entry, error: Exception) -> None:
-        """Give a trace up, and say so once for its store."""
-        self._warn.store(entry.trace.destination.tracking_uri, str(error))
-        self.settle(entry, "failed", error)
-
-    def away(self, destination: Destination, error: Exception) -> None:
-        """Say once that a store is away."""
-        self._warn.store(destination.tracking_uri, str(error))
-
-
 class Worker:
     """Delivers what is in a buffer, from a thread of its own.
 
     Args:
         buffer: Where the traces are.
         delivery: Stores batches.
-        settling: Hears what became of each trace.
+        outcomes: Hear what became of each trace.
     """
 
-    def __init__(self, buffer: Buffer, delivery: Delivery, settling: Settling) -> None:
+    def __init__(self, buffer: Buffer, delivery: Delivery, outcomes: Outcomes) -> None:
         self._buffer = buffer
         self._delivery = delivery
-        self._settling = settling
+        self._outcomes = outcomes
         self._lanes = Lanes()
         self._meets_calls = False
         self._thread = threading.Thread(target=self._run, name="dspy-mlflow-export", daemon=True)
@@ -64,6 +42,11 @@ class Worker:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended, which it does when the buffer is closed."""
@@ -103,7 +86,7 @@ class Worker:
         most = min(most, self._lanes.route(destination).most)
         while lane and len(entries) < most and spans < _MOST_SPANS and size < _MOST_BYTES:
             entry = lane.popleft()
-            if not self._is_prepared(entry):
+            if not self._outcomes.prepare(entry):
                 continue
             if entries and entry.is_plain is not entries[0].is_plain:
                 lane.appendleft(entry)
@@ -112,17 +95,6 @@ class Worker:
             spans += len(entry.leaves.spans)
             size += entry.size
         return Batch(destination, entries)
-
-    def _is_prepared(self, entry: Entry) -> bool:
-        if entry.prepared is None:
-            try:
-                entry.prepared = entry.trace.prepared()
-            except Exception as error:  # noqa: BLE001  (a step of the user's; the worker goes on)
-                self._settling.settle(entry, "failed", error)
-                return False
-            if entry.prepared is None:
-                self._settling.settle(entry, "dropped")
-        return entry.prepared is not None
 
     def _send(self, batch: Batch) -> None:
         try:
@@ -136,12 +108,12 @@ class Worker:
         else:
             self._lanes.route(batch.destination).succeed(len(batch))
             for entry in batch.entries:
-                self._settling.settle(entry, "stored")
+                self._outcomes.stored(entry)
 
     def _refused(self, batch: Batch, error: RefusedError) -> None:
         if error.is_for_all or len(batch) == 1:
             for entry in batch.entries:
-                self._settling.fail(entry, error)
+                self._outcomes.failed(entry, error)
         else:  # one bad trace does not take the others along
             for half in batch.halves():
                 self._send(half)
@@ -150,7 +122,7 @@ class Worker:
         route = self._lanes.route(batch.destination)
         route.fail()
         if route.failures >= _FAILURES_UNTIL_SAID:
-            self._settling.away(batch.destination, error)
+            self._outcomes.away(batch.destination, error)
         if error.may_be_the_batch and len(batch) == 1:
             self._suspect(batch.entries[0], route.stored, error)
         else:
@@ -164,6 +136,6 @@ class Worker:
             entry.stored_before = stored
         entry.refusals += 1
         if entry.refusals >= _MOST_REFUSALS and stored > entry.stored_before:
-            self._settling.fail(entry, error)
+            self._outcomes.failed(entry, error)
         else:
             self._lanes.add([entry])
