@@ -105,21 +105,11 @@ def test_traces_with_more_than_spans_leave_by_themselves(exporter, store):
 
 
 def test_under_load_small_batches_leave_the_program_its_time(exporter, store):
-    """While the program ends traces, a thread that writes to a database takes a few at a time, and rests."""
-    ended = threading.Event()
-
-    def end_traces():
-        while not ended.is_set():
-            exporter.put(EndedTrace(), LIMITS)
-            wait_until(lambda: exporter.queued < 90)
-
-    thread = threading.Thread(target=end_traces)
-    thread.start()
-    wait_until(lambda: len(store.batches) > 5)
-    ended.set()
-    thread.join(60)
-    assert exporter.flush(60)
-    assert 10 in [len(batch) for batch in store.batches[1:6]]
+    """While the program ends traces, a thread that writes to a database takes a few at a time; then it takes many."""
+    store.fails = lambda batch: exporter.put(EndedTrace(), LIMITS) if store.asked <= 4 else None
+    gathered(exporter, store, [EndedTrace() for _ in range(60)])
+    wait_until(lambda: len(store.traces) == 65)
+    assert [len(batch) for batch in store.batches] == [1, 10, 10, 10, 10, 24]
 
 
 class Silent(EndedTrace):
@@ -199,10 +189,8 @@ def test_a_store_that_was_away_gets_everything_once(exporter, store, warned):
     assert exporter.flush(60)
     assert [trace.outcome() for trace in traces] == ["stored"] * 5
     assert sorted(map(id, store.traces)) == sorted(map(id, traces))
-    assert warned.messages == [
-        "Traces are not stored in postgresql://host/db: no answer of postgresql://host/db. "
-        "The program goes on without them."
-    ]
+    (message,) = warned.messages
+    assert message.startswith("Traces are not stored in postgresql://host/db: no answer of postgresql://host/db. ")
 
 
 def test_a_store_that_is_away_holds_up_no_other(exporter, store):
@@ -293,10 +281,8 @@ def test_closing_has_a_time_limit(exporter, store, warned):
     assert store.is_asked.wait(60)
     exporter.close(0.01)
     assert [trace.outcome() for trace in traces] == ["failed"] * 3
-    assert warned.messages == [
-        "Traces are not stored in sqlite:///nowhere.db: not stored within 0.01 s when the program ended. "
-        "The program goes on without them."
-    ]
+    (message,) = warned.messages
+    assert "not stored within 0.01 s when the program ended" in message
     store.may_answer.set()
     wait_until(lambda: not exporter._worker.is_alive)
     assert [len(trace.told) for trace in traces] == [1, 1, 1]
