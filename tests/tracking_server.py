@@ -51,7 +51,7 @@ class TrackingServer:
 
     def _is_healthy(self):
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):  # noqa: S310  (http only)
                 return True
         except (urllib.error.URLError, OSError):
             return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.batch import Batch
@@ -40,7 +39,7 @@ def deliver(batch: Batch) -> None:
 
 def is_server(uri: str) -> bool:
     """Return whether a tracking URI is that of a tracking server."""
-    return urlsplit(uri).scheme in ("http", "https")
+    return uri.startswith(("http://", "https://"))
 
 
 def _to_database(batch: Batch) -> None:
@@ -88,6 +87,10 @@ def _add_rest(batch: Batch, infos: dict[str, Any]) -> None:
 
 
 def _add_attachments(uri: str, prepared: Prepared, info: Any) -> None:
-    if prepared.attachments:
+    if not prepared.attachments:
+        return
+    try:
         info = info or internals.stored_info(uri, prepared.trace_id)
         internals.upload_attachments(uri, info, prepared.attachments)
+    except Exception as error:  # noqa: BLE001  (the trace is stored, with or without them)
+        _WARN("attachments", f"Attachments are not stored: {failure(error)}")

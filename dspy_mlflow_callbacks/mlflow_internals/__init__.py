@@ -38,6 +38,7 @@ from dspy_mlflow_callbacks.mlflow_internals.scopes import (
     tag_active_trace,
 )
 from dspy_mlflow_callbacks.mlflow_internals.stores import (
+    ServerError,
     in_workspace,
     link_prompts,
     link_run,
@@ -62,6 +63,7 @@ __all__ = [
     "REQUEST_ID",
     "SOURCE_RUN",
     "SPAN_TYPE",
+    "ServerError",
     "TraceScope",
     "Tracer",
     "active_experiment_id",

@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
 from typing import Any
 
 from mlflow.entities import Trace, TraceData, TraceInfo
 from mlflow.entities.span import Span
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, ErrorCode
 from mlflow.protos.service_pb2 import StartTraceV3
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.export.utils import try_link_prompts_to_trace
 from mlflow.tracing.utils.otlp import MLFLOW_EXPERIMENT_ID_HEADER, MLFLOW_RUN_ID_HEADER, OTLP_TRACES_PATH
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import message_to_json, parse_dict
-from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request, verify_rest_response
+from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 
 _PROTOBUF = "application/x-protobuf"
@@ -84,12 +87,29 @@ def post_info(uri: str, info: Any) -> Any:
     return TraceInfo.from_proto(answer.trace.trace_info)
 
 
+class ServerError(Exception):
+    """A tracking server does not answer, or refuses.
+
+    MLflow's own errors do not keep the HTTP status: of a 422 they make an internal error.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 def _post(uri: str, endpoint: str, **request: Any) -> Any:
     # Once, whatever comes: MLflow would hold the thread for minutes. Its session is kept by these very arguments.
-    response = http_request(
-        get_default_host_creds(uri), endpoint, "POST", max_retries=0, retry_codes=frozenset(), **request
-    )
-    return verify_rest_response(response, endpoint)
+    creds = get_default_host_creds(uri)
+    try:
+        response = http_request(creds, endpoint, "POST", max_retries=0, retry_codes=frozenset(), **request)
+    except MlflowException as error:
+        is_unanswered = error.error_code == ErrorCode.Name(INTERNAL_ERROR)
+        status = HTTPStatus.SERVICE_UNAVAILABLE if is_unanswered else error.get_http_status_code()
+        raise ServerError(status, error.message) from None
+    if not response.ok:
+        raise ServerError(response.status_code, f"{endpoint} answered {response.status_code}: {response.text}")
+    return response
 
 
 def upload_attachments(uri: str, info: Any, attachments: Mapping[str, Any]) -> None:
