@@ -97,12 +97,6 @@ def test_what_an_answer_means(httpserver, status, answer, error, is_whole):
     assert "pw" not in str(failed.value)
 
 
-def test_a_server_with_no_valid_address_is_not_asked():
-    """An address that can be none is refused, not waited for."""
-    with pytest.raises(RefusedError):
-        deliver_all([EndedTrace(Destination(tracking_uri="http://[bad", experiment_id="1"))])
-
-
 def test_a_server_that_is_not_there_is_waited_for():
     """Where nobody listens, the batch may be stored later; the address is said without its password."""
     with socket.socket() as free:

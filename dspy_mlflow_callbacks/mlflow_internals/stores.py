@@ -15,7 +15,6 @@ from typing import Any
 from mlflow.entities import Trace, TraceData, TraceInfo
 from mlflow.entities.span import Span
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, ErrorCode
 from mlflow.protos.service_pb2 import StartTraceV3
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.export.utils import try_link_prompts_to_trace
@@ -104,9 +103,7 @@ def _post(uri: str, endpoint: str, **request: Any) -> Any:
     try:
         response = http_request(creds, endpoint, "POST", max_retries=0, retry_codes=frozenset(), **request)
     except MlflowException as error:
-        is_unanswered = error.error_code == ErrorCode.Name(INTERNAL_ERROR)
-        status = HTTPStatus.SERVICE_UNAVAILABLE if is_unanswered else error.get_http_status_code()
-        raise ServerError(status, error.message) from None
+        raise ServerError(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
     if not response.ok:
         raise ServerError(response.status_code, f"{endpoint} answered {response.status_code}: {response.text}")
     return response
