@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+from pathlib import Path
 
 import mlflow
 from opentelemetry.sdk.resources import Resource
@@ -111,3 +112,11 @@ def stored_ids(destination):
         token = page.token
         if not token:
             return sorted(found)
+
+
+def is_alive(pid):
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

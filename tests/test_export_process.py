@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import mlflow
 import pytest
-from ended import EndedTrace, spans_of_a_trace, stored_ids, wait_until
+from ended import EndedTrace, is_alive, spans_of_a_trace, stored_ids, wait_until
 from mlflow.tracing.client import TracingClient
 
 from dspy_mlflow_callbacks.export import exporter_process
@@ -92,13 +92,6 @@ def start(delivery, clock, destination):
     return delivery._helper._process
 
 
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_backlog_that_lasts_starts_the_process(delivery, written, clock, destination):
     """The process is started once many traces have waited for a second; until it is there, the thread writes."""
     delivery.note_backlog(destination, MANY_TRACES)
@@ -169,8 +162,9 @@ def test_where_no_process_can_be_had_the_thread_writes(clock, destination, monke
 
 
 @pytest.mark.parametrize(
-    "uri", ["sqlite://", "sqlite:///:memory:", "http://127.0.0.1:9", "file:/tmp/mlruns", "sqlite:////dev/null/x.db"]
+    "uri", ["sqlite://", "sqlite:///:memory:", "http://127.0.0.1:9", "file:mlruns", "sqlite:////dev/null/x.db"]
 )
+@pytest.mark.usefixtures("own_folder")
 def test_no_process_writes_to_what_it_cannot_reach(delivery, clock, uri, destination, monkeypatch):
     """A store in memory, a server, a store of files and one that cannot be opened have no process."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ MANY_TRACES = 100
 _BEHIND_SECONDS = 1.0
 _IDLE_SECONDS = 60.0
 _MOST_DEATHS = 2
+_FORK_SECONDS = 5.0
 
 # Sending to a server, or to the process, is mostly waiting. A thread that writes to a database computes.
 SENDING = Pace(share=0.25, most=MOST_TRACES)
@@ -37,11 +39,28 @@ class Delivery:
     def __init__(self, write: Deliver = deliver, clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
         self._helper = Helper(clock)
+        self._writing = threading.Lock()
+        self._is_held = False
 
     def deliver(self, batch: Batch) -> None:
         """Store a batch; raise `StoreAwayError` or `RefusedError` if it is not stored."""
-        if not (batch.is_plain and self._helper.deliver(batch)):
+        if is_server(batch.destination.tracking_uri):
             self._write(batch)
+        elif not (batch.is_plain and self._helper.deliver(batch)):
+            with self._writing:
+                self._write(batch)
+
+    def before_fork(self) -> None:
+        """Let a batch on its way to a database come to its end, but for one that takes very long.
+
+        The locks of MLflow and SQLAlchemy that the worker holds now would be held in a fork for ever.
+        """
+        self._is_held = self._writing.acquire(timeout=_FORK_SECONDS)
+
+    def after_fork(self) -> None:
+        """Go on."""
+        if self._is_held:
+            self._writing.release()
 
     def pace(self, destination: Destination) -> Pace:
         """Return how fast the worker may go."""

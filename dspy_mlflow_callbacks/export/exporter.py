@@ -37,11 +37,6 @@ class Exporter:
         self._begin()
         _EXPORTERS.add(self)
 
-    def begin_in_child(self) -> None:
-        """Begin anew after a fork: what waits is the parent's, its thread is not here, and its locks may be held."""
-        self._delivery.forget()
-        self._begin()
-
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._buffer = Buffer()
@@ -49,6 +44,19 @@ class Exporter:
         self._delivery = Delivery(self._write)
         self._worker: Worker | None = None
         self._is_closed = False
+
+    def before_fork(self) -> None:
+        """Let no lock be held that a fork would find held for ever."""
+        self._delivery.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._delivery.after_fork()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what waits is the parent's, its thread is not here, and its locks may be held."""
+        self._delivery.forget()
+        self._begin()
 
     @property
     def queued(self) -> int:
@@ -138,13 +146,20 @@ def _call_at_exit(function: Callable[[], None]) -> None:
 _EXPORTERS: weakref.WeakSet[Exporter] = weakref.WeakSet()
 
 
-def _begin_in_child() -> None:
-    for exporter in _EXPORTERS:
-        exporter.begin_in_child()
+def _at_fork(step: str) -> Callable[[], None]:
+    def at_fork() -> None:
+        for exporter in _EXPORTERS:
+            getattr(exporter, step)()
+
+    return at_fork
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_begin_in_child)
+    os.register_at_fork(
+        before=_at_fork("before_fork"),
+        after_in_parent=_at_fork("after_fork_in_parent"),
+        after_in_child=_at_fork("after_fork_in_child"),
+    )
 
 EXPORTER = Exporter()
 """The exporter of this process."""

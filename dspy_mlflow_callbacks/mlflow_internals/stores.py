@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
@@ -25,6 +26,7 @@ from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 
 _PROTOBUF = "application/x-protobuf"
+_IN_MEMORY = (None, "", ":memory:")
 
 
 def in_workspace(workspace: str | None) -> AbstractContextManager[Any]:
@@ -32,24 +34,54 @@ def in_workspace(workspace: str | None) -> AbstractContextManager[Any]:
     return ServerWorkspaceContext(workspace) if workspace else nullcontext()
 
 
+class _Stores:
+    """Opens stores, and lets a fork of this process have connections of its own.
+
+    SQLAlchemy's would go on with those of its parent (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
+    """
+
+    def __init__(self) -> None:
+        self._is_fork = False
+        self._renewed: set[str] = set()
+        if hasattr(os, "register_at_fork"):  # Windows has no fork
+            os.register_at_fork(after_in_child=self._begin_in_child)
+
+    def __call__(self, uri: str) -> Any:
+        """Return MLflow's client for a store."""
+        client = TracingClient(uri)
+        if self._is_fork and uri not in self._renewed:
+            self._renewed.add(uri)
+            engine = getattr(client.store, "engine", None)
+            if engine is not None and engine.url.database not in _IN_MEMORY:
+                engine.dispose(close=False)
+        return client
+
+    def _begin_in_child(self) -> None:
+        self._is_fork = True
+        self._renewed.clear()
+
+
+_client = _Stores()
+
+
 def write_spans(uri: str, experiment_id: str, spans: Sequence[Any]) -> None:
     """Write OpenTelemetry spans, of any number of traces, to an SQL store in one transaction."""
-    TracingClient(uri).log_spans(experiment_id, [Span(span) for span in spans])
+    _client(uri).log_spans(experiment_id, [Span(span) for span in spans])
 
 
 def write_info(uri: str, info: Any) -> Any:
     """Write a trace's `TraceInfo` to an SQL store, and return it as the store has it."""
-    return TracingClient(uri).start_trace(info)
+    return _client(uri).start_trace(info)
 
 
 def link_run(uri: str, trace_ids: Sequence[str], run_id: str) -> None:
     """Link at most 100 stored traces to a run."""
-    TracingClient(uri).store.link_traces_to_run(list(trace_ids), run_id)
+    _client(uri).store.link_traces_to_run(list(trace_ids), run_id)
 
 
 def open_store(uri: str) -> None:
     """Open a store, so that the first write need not."""
-    TracingClient(uri)
+    _client(uri)
 
 
 def uri_elsewhere(uri: str) -> str | None:
@@ -57,7 +89,7 @@ def uri_elsewhere(uri: str) -> str | None:
 
     SQLAlchemy makes the path of an SQLite file absolute when it is opened, and the program may have moved since.
     """
-    engine = getattr(TracingClient(uri).store, "engine", None)
+    engine = getattr(_client(uri).store, "engine", None)
     if engine is None or engine.dialect.name != "sqlite":
         return uri if engine is not None else None
     with engine.connect() as connection:
@@ -111,14 +143,14 @@ def _post(uri: str, endpoint: str, **request: Any) -> Any:
 
 def upload_attachments(uri: str, info: Any, attachments: Mapping[str, Any]) -> None:
     """Store binary content beside a trace; MLflow logs what it could not."""
-    TracingClient(uri)._upload_attachments(info, dict(attachments))
+    _client(uri)._upload_attachments(info, dict(attachments))
 
 
 def stored_info(uri: str, trace_id: str) -> Any:
     """Return the `TraceInfo` of a stored trace."""
-    return TracingClient(uri).get_trace_info(trace_id)
+    return _client(uri).get_trace_info(trace_id)
 
 
 def link_prompts(uri: str, trace_id: str, prompts: Sequence[Any]) -> None:
     """Link prompt versions to a stored trace; MLflow logs what it could not."""
-    try_link_prompts_to_trace(TracingClient(uri), trace_id, prompts)
+    try_link_prompts_to_trace(_client(uri), trace_id, prompts)
