@@ -38,30 +38,40 @@ class Buffer:
         return len(self._held)
 
     @property
-    def waiting(self) -> int:
-        """How many traces no worker has taken yet."""
-        return len(self._waiting)
-
-    @property
     def is_hurried(self) -> bool:
         """Whether somebody waits until all is gone."""
         return self._in_a_hurry > 0
 
     def put(self, trace: Waiting, limits: Limits) -> bool:
-        """Add a trace; return False if there is no room for it."""
+        """Add a trace that waits for the worker; return False if there is no room for it."""
         size = trace.size
         with self._lock:
             self._limits = limits
             if not self._has_room(size, limits) and not self._get_room(size, limits):
                 return False
-            number = self.puts
-            self.puts = number + 1
-            self.size += size
-            entry = self._held[number] = Entry(number, trace, size)
-            self._waiting.append(entry)
-            if len(self._waiting) >= self._awaited:
-                self._arrived.notify_all()
+            self._wait(self._hold(trace, size))
         return True
+
+    def hold(self, trace: Waiting) -> Entry:
+        """Add a trace that does not wait for the worker."""
+        with self._lock:
+            return self._hold(trace, trace.size)
+
+    def wait_again(self, entry: Entry) -> None:
+        """Let a trace that is held wait for the worker."""
+        with self._lock:
+            self._wait(entry)
+
+    def _hold(self, trace: Waiting, size: int) -> Entry:
+        entry = self._held[self.puts] = Entry(self.puts, trace, size)
+        self.puts += 1
+        self.size += size
+        return entry
+
+    def _wait(self, entry: Entry) -> None:
+        self._waiting.append(entry)
+        if len(self._waiting) >= self._awaited:
+            self._arrived.notify_all()
 
     @property
     def fill(self) -> float:
@@ -104,12 +114,10 @@ class Buffer:
             finally:
                 self._in_a_hurry -= 1
 
-    def abandon(self) -> list[Entry]:
-        """Let all go that is there, and return it."""
+    def held(self) -> list[Entry]:
+        """Return all that is there."""
         with self._lock:
-            entries = list(self._held.values())
-            self._waiting.clear()
-            return [entry for entry in entries if self.leave(entry)]
+            return list(self._held.values())
 
     def close(self) -> None:
         """Let nobody wait for what comes."""

@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from mlflow.exceptions import MlflowException
 
+from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.stats import without_credentials
 
 # MLflow's status for an error of its own. One trace may be behind it, or the store's database may be gone.
@@ -43,9 +44,14 @@ class RefusedError(Exception):
 
 def failure(error: Exception) -> StoreAwayError | RefusedError:
     """Return what an error of MLflow's client means for the batch."""
-    if not isinstance(error, MlflowException):
-        return RefusedError(repr(error))
-    status = error.get_http_status_code()
+    if isinstance(error, internals.ServerError):
+        return _failure(error.status, error)
+    if isinstance(error, MlflowException):
+        return _failure(error.get_http_status_code(), error.message)
+    return RefusedError(repr(error))
+
+
+def _failure(status: int, reason: object) -> StoreAwayError | RefusedError:
     if status in _COME_AGAIN or (status >= _OWN_ERROR and status not in _NEVER):
-        return StoreAwayError(error.message, may_be_the_batch=status == _OWN_ERROR)
-    return RefusedError(error.message, is_for_all=status in _WHOEVER_IT_IS)
+        return StoreAwayError(reason, may_be_the_batch=status == _OWN_ERROR)
+    return RefusedError(reason, is_for_all=status in _WHOEVER_IT_IS)

@@ -1,51 +1,63 @@
-"""The exporter: what ended traces are handed to, and what delivers them."""
+"""The exporter: what ended traces are handed to."""
 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import threading
 import time
-
-import attrs
+import weakref
+from collections.abc import Callable
+from multiprocessing import util
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
-from dspy_mlflow_callbacks.export.buffer import Buffer
-from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
+from dspy_mlflow_callbacks.export.buffer import NEVER, Buffer
+from dspy_mlflow_callbacks.export.delivery import Deliver, Delivery
+from dspy_mlflow_callbacks.export.errors import StoreAwayError
+from dspy_mlflow_callbacks.export.outcomes import Outcomes
 from dspy_mlflow_callbacks.export.tracking_store import deliver
-from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared, Waiting
-from dspy_mlflow_callbacks.export.worker import Deliver, Settling, Worker
-from dspy_mlflow_callbacks.stats import WarnNotStored, logger
-
-_WARN_OF_DROPS_SECONDS = 60.0
+from dspy_mlflow_callbacks.export.waiting import Limits, Waiting
+from dspy_mlflow_callbacks.export.worker import Worker
 
 
 class Exporter:
-    """Takes ended traces and delivers them in the background, from one thread for the process.
+    """Takes ended traces, and delivers them in the background: one thread for the process, begun by the first trace.
 
     Args:
-        deliver: Stores a batch.
+        write: Stores a batch from the calling thread, or raises `StoreAwayError` or `RefusedError`.
 
     Attributes:
         exit_timeout_s: The most seconds that the end of the program waits for what is not stored.
     """
 
-    def __init__(self, deliver: Deliver = deliver) -> None:
+    def __init__(self, write: Deliver = deliver) -> None:
         self.exit_timeout_s = 10.0
-        self._deliver = deliver
+        self._write = write
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        _EXPORTERS.add(self)
 
     def _begin(self) -> None:
-        # After a fork too: what waits is the parent's, its thread is not here, and its locks may be held for ever.
         self._lock = threading.Lock()
         self._buffer = Buffer()
-        self._warn = WarnNotStored()
-        self._settling = Settling(self._buffer, self._warn)
+        self._outcomes = Outcomes(self._buffer)
+        self._delivery = Delivery(self._write)
         self._worker: Worker | None = None
-        self._drops = _Drops()
         self._is_closed = False
+
+    def before_fork(self) -> None:
+        """Let no lock be held that a fork would find held for ever."""
+        self._delivery.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._delivery.after_fork()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what waits is the parent's, its thread is not here, and its locks may be held."""
+        self._delivery.forget()
+        self._begin()
 
     @property
     def queued(self) -> int:
@@ -62,99 +74,93 @@ class Exporter:
         if self._is_closed:
             self.deliver_now(trace)
         elif not self._buffer.put(trace, limits):
-            self._drops.add()
-            trace.done("dropped")
+            self._outcomes.no_room(trace)
         elif self._worker is None:
             self._start()
 
     def deliver_now(self, trace: Waiting) -> None:
-        """Store a trace before this returns; if its store is away, let it wait for it like all others."""
-        try:
-            prepared = trace.prepared()
-        except Exception as error:  # noqa: BLE001  (a step of the user's)
-            trace.done("failed", error)
-            return
-        if prepared is None:
-            trace.done("dropped")
-            return
-        try:
-            self._deliver(Batch(trace.destination, [Entry(0, trace, trace.size, prepared)]))
-        except StoreAwayError as error:
-            self._later(trace, prepared, error)
-        except RefusedError as error:
-            self._fail(trace, error)
-        else:
-            trace.done("stored")
-
-    def _later(self, trace: Waiting, prepared: Prepared, error: StoreAwayError) -> None:
-        if self._is_closed:
-            self._fail(trace, error)
-        else:
-            self.put(_PreparedTrace(trace.destination, trace.size, trace, prepared), Limits())
-
-    def _fail(self, trace: Waiting, error: Exception) -> None:
-        self._warn.store(trace.destination.tracking_uri, str(error))
-        trace.done("failed", error)
+        """Store a trace before this returns; one whose store is away waits for it like all others."""
+        self._store(self._buffer.hold(trace))
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until all that was put before is stored or given up; return whether it is, in time."""
+        """Wait until all that was handed over before is stored or given up; return whether it is, in time."""
         return self._buffer.drain(timeout_s)
 
     def close(self, timeout_s: float) -> None:
         """Deliver what waits within a time limit, give up the rest, and deliver what still comes at once."""
         end = time.monotonic() + timeout_s
         self._is_closed = True
-        self.flush(timeout_s)
-        for entry in self._buffer.abandon():
-            self._fail(entry.trace, TimeoutError(f"the program ended before it was stored, within {timeout_s:g} s"))
+        if not self.flush(timeout_s):
+            error = TimeoutError(f"not stored within {timeout_s:g} s when the program ended")
+            for entry in self._buffer.held():
+                self._outcomes.failed(entry, error)
         self._buffer.close()
         if self._worker is not None:
             self._worker.join(max(0.0, end - time.monotonic()))
+        atexit.unregister(self._at_exit)
+
+    def _store(self, entry: Entry) -> None:
+        if not self._outcomes.prepare(entry):
+            return
+        try:
+            self._write(Batch(entry.trace.destination, [entry]))
+        except StoreAwayError as error:
+            self._later(entry, error)
+        except Exception as error:  # noqa: BLE001  (refused, or what cannot even be sent; the program goes on)
+            self._outcomes.failed(entry, error)
+        else:
+            self._outcomes.stored(entry)
+
+    def _later(self, entry: Entry, error: Exception) -> None:
+        if self._is_closed:
+            self._outcomes.failed(entry, error)
+        else:
+            self._buffer.wait_again(entry)
+            self._start()
 
     def _start(self) -> None:
         with self._lock:
-            if self._worker is None:
-                self._worker = Worker(self._buffer, self._deliver, self._settling)
-                self._worker.start()
-                atexit.register(self._at_exit)
+            if self._worker is not None:
+                return
+            worker = Worker(self._buffer, self._delivery, self._outcomes)
+            try:
+                worker.start()
+            except RuntimeError:  # no more threads, or the interpreter is ending
+                self._is_closed = True
+            else:
+                self._worker = worker
+                _call_at_exit(self._at_exit)
+                return
+        for entry in self._buffer.take(NEVER):
+            self._store(entry)
 
     def _at_exit(self) -> None:
         self.close(self.exit_timeout_s)
 
 
-class _Drops:
-    """Counts what found no room, and says so once in a while."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._said_at: float | None = None
-
-    def add(self) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self._count += 1
-            if self._said_at is not None and now < self._said_at + _WARN_OF_DROPS_SECONDS:
-                return
-            count, self._count, self._said_at = self._count, 0, now
-        logger.warning("%d traces were dropped: more ended than could be stored, and the buffer was full.", count)
+def _call_at_exit(function: Callable[[], None]) -> None:
+    atexit.register(function)
+    if multiprocessing.parent_process() is not None:  # which ends without what `atexit` knows, if it was forked
+        util.Finalize(None, function, exitpriority=0)
 
 
-@attrs.define(eq=False)
-class _PreparedTrace:
-    """A trace that was prepared by whom it was first handed to."""
+_EXPORTERS: weakref.WeakSet[Exporter] = weakref.WeakSet()
 
-    destination: Destination
-    size: int
-    trace: Waiting
-    leaves: Prepared
 
-    def prepared(self) -> Prepared:
-        return self.leaves
+def _at_fork(step: str) -> Callable[[], None]:
+    def at_fork() -> None:
+        for exporter in _EXPORTERS:
+            getattr(exporter, step)()
 
-    def done(self, outcome: Outcome, error: Exception | None = None) -> None:
-        self.trace.done(outcome, error)
+    return at_fork
 
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(
+        before=_at_fork("before_fork"),
+        after_in_parent=_at_fork("after_fork_in_parent"),
+        after_in_child=_at_fork("after_fork_in_child"),
+    )
 
 EXPORTER = Exporter()
 """The exporter of this process."""

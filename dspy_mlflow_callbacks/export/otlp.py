@@ -1,7 +1,7 @@
 """Spans as OTLP, OpenTelemetry's wire format (https://opentelemetry.io/docs/specs/otlp/).
 
-The bytes are those of MLflow's own `Span.to_otel_proto`, a test compares them, for 0.09 instead of 0.23 ms of CPU a
-trace of five spans (0.18 instead of 0.45 for ten): it copies each list and each object once more at each level. The
+The bytes are those of MLflow's own `Span.to_otel_proto`, a test compares them, for 0.10 instead of 0.22 ms of CPU a
+trace of five spans (0.19 instead of 0.43 for ten): it copies each list and each object once more at each level. The
 encoder of OpenTelemetry's exporters (`opentelemetry-exporter-otlp-proto-common`, which MLflow does not bring) would
 send the attributes as they are, JSON texts, and a tracking server would store them as JSON texts of JSON texts.
 """
@@ -26,7 +26,7 @@ def request_of_values(spans: Iterable[ReadableSpan]) -> bytes:
 
 def request_of_texts(spans: Iterable[ReadableSpan]) -> bytes:
     """Return an OTLP request with the attributes as they are, for a reader that knows that they are JSON texts."""
-    return _request(spans, _set_text)
+    return _request(spans, _set_value)
 
 
 def _request(spans: Iterable[ReadableSpan], set_attribute: SetValue) -> bytes:
@@ -67,10 +67,6 @@ def _fill_attributes(message: Any, attributes: Any, set_attribute: SetValue) -> 
         attribute = message.attributes.add()
         attribute.key = key
         set_attribute(attribute.value, value)
-
-
-def _set_text(message: Any, value: Any) -> None:
-    message.string_value = _text(value)
 
 
 def _set_decoded(message: Any, value: Any) -> None:

@@ -57,9 +57,11 @@ class Pace:
 
     Attributes:
         share: The share of the time, from 0 to 1, in which the worker may run.
+        most: The most traces in a batch, while the program ends traces.
     """
 
     share: float
+    most: int
 
     def rest(self, buffer: Buffer, work: Work, delivered: int, left: int) -> None:
         """Rest after a piece of work.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.batch import Batch
@@ -40,16 +39,31 @@ def deliver(batch: Batch) -> None:
 
 def is_server(uri: str) -> bool:
     """Return whether a tracking URI is that of a tracking server."""
-    return urlsplit(uri).scheme in ("http", "https")
+    return uri.startswith(("http://", "https://"))
 
 
 def _to_database(batch: Batch) -> None:
-    destination = batch.destination
-    uri = destination.tracking_uri
     infos = _started(batch, internals.write_info)
-    internals.write_spans(uri, destination.experiment_id, batch.spans)
-    link_run(destination, [prepared.trace_id for prepared in batch.prepared])
+    write_to_database(batch.destination, [prepared.trace_id for prepared in batch.prepared], batch.spans)
     _add_rest(batch, infos)
+
+
+def write_to_database(destination: Destination, trace_ids: Sequence[str], spans: Sequence[Any]) -> None:
+    """Write the spans of whole traces to an SQL store, and link the traces to their run, if they have one."""
+    internals.write_spans(destination.tracking_uri, destination.experiment_id, spans)
+    if destination.run_id is not None:
+        _link_run(destination, trace_ids, destination.run_id)
+
+
+def _link_run(destination: Destination, trace_ids: Sequence[str], run_id: str) -> None:
+    # A run that is gone costs the link, not the traces.
+    try:
+        for start in range(0, len(trace_ids), MOST_LINKS):
+            internals.link_run(destination.tracking_uri, trace_ids[start : start + MOST_LINKS], run_id)
+    except Exception as error:
+        if isinstance(failure(error), StoreAwayError):
+            raise
+        _WARN(destination, f"Traces are not linked to the run {run_id}: {failure(error)}")
 
 
 def _to_server(batch: Batch) -> None:
@@ -66,19 +80,6 @@ def _started(batch: Batch, write: Callable[[str, Any], Any]) -> dict[str, Any]:
     return {each.trace_id: write(uri, each.info) for each in batch.prepared if each.info is not None}
 
 
-def link_run(destination: Destination, trace_ids: Sequence[str]) -> None:
-    """Link stored traces to their run, if they have one; a run that is gone costs the link, not the traces."""
-    if destination.run_id is None:
-        return
-    try:
-        for start in range(0, len(trace_ids), MOST_LINKS):
-            internals.link_run(destination.tracking_uri, trace_ids[start : start + MOST_LINKS], destination.run_id)
-    except Exception as error:
-        if isinstance(failure(error), StoreAwayError):
-            raise
-        _WARN(destination, f"Traces are not linked to the run {destination.run_id}: {failure(error)}")
-
-
 def _add_rest(batch: Batch, infos: dict[str, Any]) -> None:
     for prepared in batch.prepared:
         _add_attachments(batch.destination.tracking_uri, prepared, infos.get(prepared.trace_id))
@@ -86,6 +87,10 @@ def _add_rest(batch: Batch, infos: dict[str, Any]) -> None:
 
 
 def _add_attachments(uri: str, prepared: Prepared, info: Any) -> None:
-    if prepared.attachments:
+    if not prepared.attachments:
+        return
+    try:
         info = info or internals.stored_info(uri, prepared.trace_id)
         internals.upload_attachments(uri, info, prepared.attachments)
+    except Exception as error:  # noqa: BLE001  (the trace is stored, with or without them)
+        _WARN("attachments", f"Attachments are not stored: {failure(error)}")

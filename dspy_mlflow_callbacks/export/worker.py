@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.buffer import NEVER, Buffer
+from dspy_mlflow_callbacks.export.delivery import Delivery
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
-from dspy_mlflow_callbacks.export.lanes import Lanes
-from dspy_mlflow_callbacks.export.pace import Pace, Work
-from dspy_mlflow_callbacks.export.waiting import Destination, Outcome
-from dspy_mlflow_callbacks.stats import WarnNotStored
+from dspy_mlflow_callbacks.export.lanes import MOST_TRACES, Lanes
+from dspy_mlflow_callbacks.export.outcomes import Outcomes
+from dspy_mlflow_callbacks.export.pace import Work
+from dspy_mlflow_callbacks.export.waiting import Destination
 
 _MOST_SPANS = 500
 _MOST_BYTES = 1_000_000
@@ -21,79 +21,72 @@ _MOST_REFUSALS = 5
 # A server that restarts is not worth a word.
 _FAILURES_UNTIL_SAID = 2
 
-Deliver = Callable[[Batch], None]
-
-
-class Settling:
-    """Says what became of each trace, once, and of each store that it does not take them."""
-
-    def __init__(self, buffer: Buffer, warn: WarnNotStored) -> None:
-        self._buffer = buffer
-        self._warn = warn
-
-    def settle(self, entry: Entry, outcome: Outcome, error: Exception | None = None) -> None:
-        """Let a trace go, unless it is gone already."""
-        if self._buffer.leave(entry):
-            entry.trace.done(outcome, error)
-
-    def fail(self, entry: Entry, error: Exception) -> None:
-        """Give a trace up, and say so once for its store."""
-        self._warn.store(entry.trace.destination.tracking_uri, str(error))
-        self.settle(entry, "failed", error)
-
-    def away(self, destination: Destination, error: Exception) -> None:
-        """Say once that a store is away."""
-        self._warn.store(destination.tracking_uri, str(error))
-
 
 class Worker:
     """Delivers what is in a buffer, from a thread of its own.
 
     Args:
         buffer: Where the traces are.
-        deliver: Stores a batch, or raises `StoreAwayError` or `RefusedError`.
-        settling: Hears what became of each trace.
+        delivery: Stores batches.
+        outcomes: Hear what became of each trace.
     """
 
-    def __init__(self, buffer: Buffer, deliver: Deliver, settling: Settling) -> None:
+    def __init__(self, buffer: Buffer, delivery: Delivery, outcomes: Outcomes) -> None:
         self._buffer = buffer
-        self._deliver = deliver
-        self._settling = settling
+        self._delivery = delivery
+        self._outcomes = outcomes
         self._lanes = Lanes()
-        self._pace = Pace(share=0.25)
+        self._meets_calls = False
         self._thread = threading.Thread(target=self._run, name="dspy-mlflow-export", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended, which it does when the buffer is closed."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not self._buffer.is_closed:
-            self._lanes.add(self._buffer.take(NEVER))
-            hurried = self._buffer.is_hurried
-            found = self._lanes.next(hurried=hurried)
-            if found is None:
-                self._buffer.wait(1, self._lanes.due_in(hurried=hurried), patiently=hurried)
-            else:
-                self._work_on(*found)
+        try:
+            while not self._buffer.is_closed:
+                self._work()
+        finally:
+            self._delivery.close()
+
+    def _work(self) -> None:
+        self._lanes.add(self._buffer.take(NEVER))
+        hurried = self._buffer.is_hurried
+        found = self._lanes.next(hurried=hurried)
+        if found is None:
+            times = (self._lanes.due_in(hurried=hurried), self._delivery.rest())
+            self._buffer.wait(1, min((each for each in times if each is not None), default=None), patiently=hurried)
+        else:
+            self._work_on(*found)
 
     def _work_on(self, destination: Destination, lane: deque[Entry]) -> None:
+        self._delivery.note_backlog(destination, len(self._buffer))
+        pace = self._delivery.pace(destination)
+        is_gentle = self._meets_calls and not self._buffer.is_hurried
         with Work(self._buffer) as work:
-            batch = self._next_batch(destination, lane)
+            batch = self._next_batch(destination, lane, pace.most if is_gentle else MOST_TRACES)
             if batch.entries:
                 self._send(batch)
-        self._pace.rest(self._buffer, work, len(batch), len(self._lanes))
+        self._meets_calls = work.met_calls
+        pace.rest(self._buffer, work, len(batch), len(self._lanes))
 
-    def _next_batch(self, destination: Destination, lane: deque[Entry]) -> Batch:
+    def _next_batch(self, destination: Destination, lane: deque[Entry], most: int) -> Batch:
         entries: list[Entry] = []
-        most, spans, size = self._lanes.route(destination).most, 0, 0
+        spans = size = 0
+        most = min(most, self._lanes.route(destination).most)
         while lane and len(entries) < most and spans < _MOST_SPANS and size < _MOST_BYTES:
             entry = lane.popleft()
-            if not self._is_prepared(entry):
+            if not self._outcomes.prepare(entry):
                 continue
             if entries and entry.is_plain is not entries[0].is_plain:
                 lane.appendleft(entry)
@@ -103,33 +96,24 @@ class Worker:
             size += entry.size
         return Batch(destination, entries)
 
-    def _is_prepared(self, entry: Entry) -> bool:
-        if entry.prepared is None:
-            try:
-                entry.prepared = entry.trace.prepared()
-            except Exception as error:  # noqa: BLE001  (a step of the user's; the worker goes on)
-                self._settling.settle(entry, "failed", error)
-                return False
-            if entry.prepared is None:
-                self._settling.settle(entry, "dropped")
-        return entry.prepared is not None
-
     def _send(self, batch: Batch) -> None:
         try:
-            self._deliver(batch)
+            self._delivery.deliver(batch)
         except RefusedError as error:
             self._refused(batch, error)
         except StoreAwayError as error:
             self._away(batch, error)
+        except Exception as error:  # noqa: BLE001  (what cannot even be sent; the worker goes on)
+            self._refused(batch, RefusedError(repr(error)))
         else:
             self._lanes.route(batch.destination).succeed(len(batch))
             for entry in batch.entries:
-                self._settling.settle(entry, "stored")
+                self._outcomes.stored(entry)
 
     def _refused(self, batch: Batch, error: RefusedError) -> None:
         if error.is_for_all or len(batch) == 1:
             for entry in batch.entries:
-                self._settling.fail(entry, error)
+                self._outcomes.failed(entry, error)
         else:  # one bad trace does not take the others along
             for half in batch.halves():
                 self._send(half)
@@ -138,7 +122,7 @@ class Worker:
         route = self._lanes.route(batch.destination)
         route.fail()
         if route.failures >= _FAILURES_UNTIL_SAID:
-            self._settling.away(batch.destination, error)
+            self._outcomes.away(batch.destination, error)
         if error.may_be_the_batch and len(batch) == 1:
             self._suspect(batch.entries[0], route.stored, error)
         else:
@@ -152,6 +136,6 @@ class Worker:
             entry.stored_before = stored
         entry.refusals += 1
         if entry.refusals >= _MOST_REFUSALS and stored > entry.stored_before:
-            self._settling.fail(entry, error)
+            self._outcomes.failed(entry, error)
         else:
             self._lanes.add([entry])

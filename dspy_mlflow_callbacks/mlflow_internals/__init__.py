@@ -12,7 +12,9 @@ from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     experiment_variables,
     has_destination,
 )
-from dspy_mlflow_callbacks.mlflow_internals.flushing import FlushedWithMlflow
+from dspy_mlflow_callbacks.mlflow_internals.flushing import (
+    FlushedWithMlflow,
+)
 from dspy_mlflow_callbacks.mlflow_internals.live_spans import (
     default_level,
     end_span,
@@ -73,14 +75,17 @@ from dspy_mlflow_callbacks.mlflow_internals.scopes import (
     tag_active_trace,
 )
 from dspy_mlflow_callbacks.mlflow_internals.stores import (
+    ServerError,
     in_workspace,
     link_prompts,
     link_run,
+    open_store,
     post_info,
     post_spans,
     sqlite_file,
     stored_info,
     upload_attachments,
+    uri_elsewhere,
     write_info,
     write_spans,
 )
@@ -106,6 +111,7 @@ __all__ = [
     "SPAN_TYPE",
     "FlushedWithMlflow",
     "Recorder",
+    "ServerError",
     "TraceScope",
     "Tracer",
     "active_experiment_id",
@@ -138,6 +144,7 @@ __all__ = [
     "new_info",
     "note_evaluated",
     "open_scopes",
+    "open_store",
     "otel_span",
     "others_spans",
     "pass_over_autolog",
@@ -158,6 +165,7 @@ __all__ = [
     "trace_info",
     "tracer",
     "upload_attachments",
+    "uri_elsewhere",
     "why_not_recorded",
     "workspace",
     "write_info",

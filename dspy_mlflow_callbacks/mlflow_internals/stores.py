@@ -7,22 +7,26 @@ it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
 from typing import Any
 
 from mlflow.entities import Trace, TraceData, TraceInfo
 from mlflow.entities.span import Span
+from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import StartTraceV3
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.export.utils import try_link_prompts_to_trace
 from mlflow.tracing.utils.otlp import MLFLOW_EXPERIMENT_ID_HEADER, MLFLOW_RUN_ID_HEADER, OTLP_TRACES_PATH
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import message_to_json, parse_dict
-from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request, verify_rest_response
+from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 
 _PROTOBUF = "application/x-protobuf"
+_IN_MEMORY = (None, "", ":memory:")
 
 
 def in_workspace(workspace: str | None) -> AbstractContextManager[Any]:
@@ -30,30 +34,67 @@ def in_workspace(workspace: str | None) -> AbstractContextManager[Any]:
     return ServerWorkspaceContext(workspace) if workspace else nullcontext()
 
 
+class _Stores:
+    """Opens stores, and lets a fork of this process have connections of its own.
+
+    SQLAlchemy's would go on with those of its parent (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
+    """
+
+    def __init__(self) -> None:
+        self._is_fork = False
+        self._renewed: set[str] = set()
+        if hasattr(os, "register_at_fork"):  # Windows has no fork
+            os.register_at_fork(after_in_child=self._begin_in_child)
+
+    def __call__(self, uri: str) -> Any:
+        """Return MLflow's client for a store."""
+        client = TracingClient(uri)
+        if self._is_fork and uri not in self._renewed:
+            self._renewed.add(uri)
+            engine = getattr(client.store, "engine", None)
+            if engine is not None and engine.url.database not in _IN_MEMORY:
+                engine.dispose(close=False)
+        return client
+
+    def _begin_in_child(self) -> None:
+        self._is_fork = True
+        self._renewed.clear()
+
+
+_client = _Stores()
+
+
 def write_spans(uri: str, experiment_id: str, spans: Sequence[Any]) -> None:
     """Write OpenTelemetry spans, of any number of traces, to an SQL store in one transaction."""
-    TracingClient(uri).log_spans(experiment_id, [Span(span) for span in spans])
+    _client(uri).log_spans(experiment_id, [Span(span) for span in spans])
 
 
 def write_info(uri: str, info: Any) -> Any:
     """Write a trace's `TraceInfo` to an SQL store, and return it as the store has it."""
-    return TracingClient(uri).start_trace(info)
+    return _client(uri).start_trace(info)
 
 
 def link_run(uri: str, trace_ids: Sequence[str], run_id: str) -> None:
     """Link at most 100 stored traces to a run."""
-    TracingClient(uri).store.link_traces_to_run(list(trace_ids), run_id)
+    _client(uri).store.link_traces_to_run(list(trace_ids), run_id)
 
 
-def sqlite_file(uri: str) -> str:
-    """Return the absolute path of the file that this process has an SQLite store open in; empty if it is in memory.
+def open_store(uri: str) -> None:
+    """Open a store, so that the first write need not."""
+    _client(uri)
 
-    SQLAlchemy makes a relative path absolute when the store is opened, and the program may have moved since.
+
+def uri_elsewhere(uri: str) -> str | None:
+    """Return the URI under which another process finds an SQL store; None if no other can.
+
+    SQLAlchemy makes the path of an SQLite file absolute when it is opened, and the program may have moved since.
     """
-    with TracingClient(uri).store.engine.connect() as connection:
-        return str(
-            connection.exec_driver_sql("SELECT file FROM pragma_database_list WHERE name = 'main'").scalar() or ""
-        )
+    engine = getattr(_client(uri).store, "engine", None)
+    if engine is None or engine.dialect.name != "sqlite":
+        return uri if engine is not None else None
+    with engine.connect() as connection:
+        path = connection.exec_driver_sql("SELECT file FROM pragma_database_list WHERE name = 'main'").scalar()
+    return engine.url.set(database=path).render_as_string(hide_password=False) if path else None
 
 
 def post_spans(uri: str, experiment_id: str, run_id: str | None, request: bytes) -> None:
@@ -77,24 +118,39 @@ def post_info(uri: str, info: Any) -> Any:
     return TraceInfo.from_proto(answer.trace.trace_info)
 
 
+class ServerError(Exception):
+    """A tracking server does not answer, or refuses.
+
+    MLflow's own errors do not keep the HTTP status: of a 422 they make an internal error.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 def _post(uri: str, endpoint: str, **request: Any) -> Any:
     # Once, whatever comes: MLflow would hold the thread for minutes. Its session is kept by these very arguments.
-    response = http_request(
-        get_default_host_creds(uri), endpoint, "POST", max_retries=0, retry_codes=frozenset(), **request
-    )
-    return verify_rest_response(response, endpoint)
+    creds = get_default_host_creds(uri)
+    try:
+        response = http_request(creds, endpoint, "POST", max_retries=0, retry_codes=frozenset(), **request)
+    except MlflowException as error:
+        raise ServerError(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
+    if not response.ok:
+        raise ServerError(response.status_code, f"{endpoint} answered {response.status_code}: {response.text}")
+    return response
 
 
 def upload_attachments(uri: str, info: Any, attachments: Mapping[str, Any]) -> None:
     """Store binary content beside a trace; MLflow logs what it could not."""
-    TracingClient(uri)._upload_attachments(info, dict(attachments))
+    _client(uri)._upload_attachments(info, dict(attachments))
 
 
 def stored_info(uri: str, trace_id: str) -> Any:
     """Return the `TraceInfo` of a stored trace."""
-    return TracingClient(uri).get_trace_info(trace_id)
+    return _client(uri).get_trace_info(trace_id)
 
 
 def link_prompts(uri: str, trace_id: str, prompts: Sequence[Any]) -> None:
     """Link prompt versions to a stored trace; MLflow logs what it could not."""
-    try_link_prompts_to_trace(TracingClient(uri), trace_id, prompts)
+    try_link_prompts_to_trace(_client(uri), trace_id, prompts)

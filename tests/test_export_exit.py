@@ -1,0 +1,149 @@
+"""The end of a program and its forks: what waits is delivered within a limit, by whom it belongs to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from ended import is_alive, stored_ids, wait_until
+
+from dspy_mlflow_callbacks.export import exporter_process
+from dspy_mlflow_callbacks.export.waiting import Destination
+
+BEGINNING = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from ended import EndedTrace, stored_ids, wait_until
+from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.export.waiting import Destination, Limits
+
+destination = Destination(tracking_uri={uri!r}, experiment_id={experiment_id!r})
+
+def put(count):
+    traces = [EndedTrace(destination) for _ in range(count)]
+    for trace in traces:
+        EXPORTER.put(trace, Limits())
+    return traces
+
+"""
+
+
+@pytest.fixture
+def destination(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment("ends"))
+
+
+@pytest.fixture
+def run(tmp_path, destination):
+    """Run a program to its end, and return what it said."""
+
+    def run(rest, destination=destination):
+        program = tmp_path / "program.py"
+        beginning = BEGINNING.format(
+            tests=str(Path(__file__).parent), uri=destination.tracking_uri, experiment_id=destination.experiment_id
+        )
+        program.write_text(beginning + rest)
+        done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100, check=True)
+        return done.stdout, done.stderr
+
+    return run
+
+
+def test_what_waits_at_the_end_is_delivered(run, destination):
+    """A program that ends right after its last trace has all of them stored."""
+    run("put(30)")
+    assert len(stored_ids(destination)) == 30
+
+
+def test_the_end_does_not_wait_for_ever(run):
+    """A program whose server is away ends within the limit; what is lost has failed, and one line says so."""
+    nowhere = Destination(tracking_uri="http://127.0.0.1:9", experiment_id="1")
+    rest = """
+import atexit
+EXPORTER.exit_timeout_s = 0.1
+atexit.register(lambda: print({trace.told[0][0] for trace in traces}))
+traces = put(3)
+"""
+    said, warned = run(rest, nowhere)
+    assert said == "{'failed'}\n"
+    assert warned.count("Traces are not stored in http://127.0.0.1:9: ") == 1
+
+
+FORKS = {
+    "os.fork": """
+traces = put(20)
+child = os.fork()
+if not child:
+    assert EXPORTER.queued == 0
+    put(3)
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+""",
+    "multiprocessing": """
+import multiprocessing
+def work():
+    assert EXPORTER.queued == 0
+    put(3)
+traces = put(20)
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+assert child.exitcode == 0
+""",
+}
+
+
+@pytest.mark.parametrize("rest", FORKS.values(), ids=FORKS)
+def test_a_fork_begins_with_nothing(run, destination, rest):
+    """A fork has an exporter of its own, which it drains at its end; what waited is the parent's, and stored once."""
+    said, warned = run(rest + "assert EXPORTER.flush(60)")
+    assert len(set(stored_ids(destination))) == len(stored_ids(destination)) == 23
+    assert (said, "Traceback" in warned) == ("", False)
+
+
+def test_a_fork_does_not_hold_the_exporter_process(run, destination):
+    """The process ends with the program that has it, also when a fork of that lives on."""
+    rest = """
+import time
+from dspy_mlflow_callbacks.export.delivery import MANY_TRACES
+helper = EXPORTER._delivery._helper
+helper._behind_since = -1e9
+helper.note_backlog(destination.tracking_uri, MANY_TRACES + 1)
+wait_until(lambda: helper.serves(destination.tracking_uri))
+pid = helper._process.pid
+child = os.fork()
+if not child:
+    assert helper._process is None
+    os.close(1)
+    os.close(2)
+    put(2)
+    assert EXPORTER.flush(60)
+    os.kill(os.getpid(), 19)
+    os._exit(0)
+os.waitpid(child, os.WUNTRACED)
+print(pid, child)
+"""
+    pid, child = map(int, run(rest)[0].split())
+    try:
+        wait_until(lambda: not is_alive(pid))
+        assert len(stored_ids(destination)) == 2
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_the_process_finds_what_the_program_finds(monkeypatch, tmp_path):
+    """The exporter process has the program's import path, folder and variables, and traces nothing itself."""
+    monkeypatch.setenv("DSPY_MLFLOW_AUTOLOG", "1")
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "/somewhere"])
+    environment = exporter_process._environment()
+    assert environment["PYTHONPATH"] == f"{tmp_path}{os.pathsep}/somewhere"
+    assert "DSPY_MLFLOW_AUTOLOG" not in environment
+    assert environment["MLFLOW_ENABLE_WORKSPACES"] == "true"
