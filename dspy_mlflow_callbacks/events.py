@@ -168,7 +168,7 @@ class SpanEnd:
             return self
         rest = self.later()
         attributes = {**rest.attributes, **self.attributes}
-        return attrs.evolve(self, outputs=rest.outputs, attributes=attributes, later=None)
+        return new_span_end(outputs=rest.outputs, attributes=attributes, events=self.events, error=self.error)
 
 
 _Event = TypeVar("_Event")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,11 +35,12 @@ from mlflow.utils.workspace_context import get_request_workspace
 
 Texts = dict[str, str]
 
-# What `Recorder.processor` derives from the root as it ends: MLflow's exporter stores it in a trace's metadata.
-_DERIVED = frozenset({TRACE_SCHEMA_VERSION_KEY, TraceMetadataKey.INPUTS, TraceMetadataKey.OUTPUTS})
-
 _TAG_PREFIX = SpanAttributeKey.TRACE_TAG_PREFIX
 SESSION, USER = TraceMetadataKey.TRACE_SESSION, TraceMetadataKey.TRACE_USER
+
+# Metadata of a trace that its spans say in their own way, or not at all.
+_NOT_CARRIED = frozenset({TRACE_SCHEMA_VERSION_KEY, SESSION, USER})
+_SAID = _NOT_CARRIED | {TraceMetadataKey.SOURCE_RUN}
 
 workspace = get_request_workspace
 set_last_active_trace_id = _set_last_active_trace_id
@@ -66,9 +68,7 @@ def source_metadata(processor: Any) -> Mapping[str, str]:
     return metadata
 
 
-def new_info(
-    trace_id: str, root: Any, *, experiment_id: str, tags: Texts, metadata: Texts, processor: Any
-) -> TraceInfo:
+def new_info(trace_id: str, root: Any, experiment_id: str, tags: Texts, metadata: Texts) -> TraceInfo:
     """Return what MLflow's processor would register for a trace that begins with *root*.
 
     Args:
@@ -77,7 +77,6 @@ def new_info(
         experiment_id: The experiment.
         tags: Those of the trace.
         metadata: That of the trace.
-        processor: MLflow's span processor.
     """
     return TraceInfo(
         trace_id=trace_id,
@@ -85,11 +84,7 @@ def new_info(
         request_time=root.start_time // 1_000_000,
         execution_duration=None,
         state=TraceState.IN_PROGRESS,
-        trace_metadata={
-            **source_metadata(processor),
-            TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION),
-            **metadata,
-        },
+        trace_metadata={**metadata, TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION)},
         tags={**tags, TraceTagKey.TRACE_NAME: root.name},
     )
 
@@ -154,35 +149,51 @@ def attachments_of(entry: Any) -> dict[str, Any]:
     return attachments
 
 
-def is_said_by_spans(info: TraceInfo, processor: Any) -> bool:
-    """Return whether all that *info* says can be said by spans, so that the store needs no `start_trace`.
+def is_said_by_spans(metadata: Mapping[str, str], processor: Any) -> bool:
+    """Return whether all of a trace's metadata can be said by spans, so that the store needs no `start_trace`.
 
     Spans carry tags, session and user; previews, times, state, tokens and cost are derived of them.
     """
-    said = _DERIVED | {SESSION, USER, TraceMetadataKey.SOURCE_RUN, *source_metadata(processor)}
+    return metadata.keys() <= _SAID | source_metadata(processor).keys()
+
+
+def is_plain(entry: Any) -> bool:
+    """Return whether a trace that was looked at has nothing which spans cannot say, its metadata apart."""
+    info = entry.info
     return (
-        info.trace_metadata.keys() <= said
-        and not info.client_request_id
+        not info.client_request_id
         and not info.request_preview
         and not info.response_preview
         and not info.assessments
         and info.state is TraceState.IN_PROGRESS
+        and not entry.prompts
+        and not attachments_of(entry)
     )
 
 
-def attributes_of_trace(info: TraceInfo, processor: Any) -> Iterator[tuple[str, str]]:
-    """Yield the attributes of a root with which it says what *info* says, as JSON texts by name.
+def attributes_of_trace(name: str, tags: Mapping[str, str], metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the attributes of a root with which it says what is known of its trace, as JSON texts by name.
 
     The store makes tags of those that begin with `mlflow.traceTag.`, and session and user of the other two. What
     MLflow's exporter says in metadata of process and run is a tag here: spans have no other way to say it.
+
+    Args:
+        name: The trace's name.
+        tags: Those of the trace.
+        metadata: That of the trace.
     """
-    told = (*source_metadata(processor), TraceMetadataKey.SOURCE_RUN)
-    carried = {key: info.trace_metadata[key] for key in told if key in info.trace_metadata}
-    for key, text in {**carried, **info.tags}.items():
-        yield f"{_TAG_PREFIX}{key}", json.dumps(str(text))
+    carried = {key: text for key, text in metadata.items() if key not in _NOT_CARRIED}
+    for key, text in {**carried, **tags, TraceTagKey.TRACE_NAME: name}.items():
+        yield f"{_TAG_PREFIX}{key}", to_json(text)
     for metadata_key, key in ((SESSION, "session.id"), (USER, "user.id")):
-        if metadata_key in info.trace_metadata:
-            yield key, json.dumps(str(info.trace_metadata[metadata_key]))
+        if metadata_key in metadata:
+            yield key, to_json(metadata[metadata_key])
+
+
+@functools.lru_cache(maxsize=1024)
+def to_json(text: str) -> str:
+    """Return a text that is met at trace after trace as JSON."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 def complete_info(info: TraceInfo, root: Any, spans: Iterable[Any], processor: Any) -> None:

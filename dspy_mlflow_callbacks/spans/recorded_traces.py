@@ -13,7 +13,7 @@ from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
 from dspy_mlflow_callbacks.payload import PayloadSteps
-from dspy_mlflow_callbacks.spans.leaving import preview_content, run_steps, span_content, trace_content
+from dspy_mlflow_callbacks.spans.leaving import are_clear, preview_content, run_steps, span_content, trace_content
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.stats import Counters
 from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
@@ -130,7 +130,7 @@ class RecordedTrace:
     def run_steps(self, spans: Iterable[Any]) -> None:
         """Run the payload steps of each callback on its spans."""
         for settings, own in _by_settings(spans):
-            if settings.payload_steps:
+            if settings.payload_steps and not are_clear(own, settings.payload_steps):
                 content = chain.from_iterable(span_content(span, span.replace_attribute) for span in own)
                 run_steps(settings.payload_steps, content, settings.on_loss)
 
@@ -190,7 +190,7 @@ class OwnTrace(RecordedTrace):
     def promoted(self) -> Any:
         """Return MLflow's entry of the trace, which is in MLflow's memory from now on."""
         if self._entry is None:
-            self._entry = internals.register_trace(self.otel_id, self._new_info(), is_remote=False)
+            self._entry = internals.register_trace(self.otel_id, self._info(*self._facts()), is_remote=False)
         return self._entry
 
     def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
@@ -207,11 +207,13 @@ class OwnTrace(RecordedTrace):
         internals.set_last_active_trace_id(self.trace_id)
         if self._entry is not None and not any(span.end_time_ns is None for span in self._others()):
             internals.forget_trace(self.otel_id, self._entry)  # else MLflow's exporter has more of it to store
-        is_shown = internals.is_shown()
         is_expected = internals.note_evaluated(self._tags, self.trace_id)
-        self._deliver(at_once=is_expected or is_shown)
-        if is_shown:
-            internals.show(self._new_info(), self._ended())
+        if internals.is_shown():
+            info, ended = self._info(*self._facts()), self._ended()
+            self._deliver(at_once=True)
+            internals.show(info, ended)
+        else:
+            self._deliver(at_once=is_expected)
 
     def prepared(self) -> Prepared | None:
         """Return what leaves; None if the tail sampler drops it."""
@@ -219,7 +221,7 @@ class OwnTrace(RecordedTrace):
         others = [internals.otel_span(span) for span in self._others() if span.end_time_ns is not None]
         tail_sampler = self._settings.tail_sampler
         if tail_sampler is not None and not tail_sampler.keeps(
-            EndedTrace(self.trace_id, [*ended, *others], self._texts()[0])
+            EndedTrace(self.trace_id, [*ended, *others], self._tags if self._entry is None else self._entry.info.tags)
         ):
             self._is_dropped = True
             self._settings.counters.dropped()
@@ -230,42 +232,40 @@ class OwnTrace(RecordedTrace):
 
     def _with_trace_facts(self, leaving: list[Any], spans: list[Any]) -> Prepared:
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
-        root = self.spans[0]
-        processor = self.tracer.recorder.processor
-        info = self._entry.info if self._entry is not None else self._new_info()
-        self._run_trace_steps(info)
-        attachments = {} if self._entry is None else internals.attachments_of(self._entry)
-        prompts = () if self._entry is None else tuple(self._entry.prompts)
-        if not attachments and not prompts and internals.is_said_by_spans(info, processor):
-            for key, text in internals.attributes_of_trace(info, processor):
-                root.replace_attribute(key, text)
-            return Prepared(trace_id=self.trace_id, spans=leaving)
-        internals.complete_info(info, root, spans, processor)
-        return Prepared(trace_id=self.trace_id, spans=leaving, info=info, attachments=attachments, prompts=prompts)
-
-    def _run_trace_steps(self, info: Any) -> None:
+        root, entry, processor = self.spans[0], self._entry, self.tracer.recorder.processor
+        tags, metadata = self._facts() if entry is None else (entry.info.tags, entry.info.trace_metadata)
+        content = list(trace_content(tags, metadata))
+        if entry is not None:
+            content += preview_content(entry.info)
         for settings, _ in _by_settings(self.spans):
             if settings.payload_steps:
-                content = chain(trace_content(info.tags, info.trace_metadata), preview_content(info))
                 run_steps(settings.payload_steps, content, settings.on_loss)
+        if internals.is_said_by_spans(metadata, processor) and (entry is None or internals.is_plain(entry)):
+            for key, text in internals.attributes_of_trace(root.name, tags, metadata):
+                root.replace_attribute(key, text)
+            return Prepared(trace_id=self.trace_id, spans=leaving)
+        return self._with_info(leaving, spans, self._info(tags, metadata) if entry is None else entry.info)
 
-    def _new_info(self) -> Any:
-        tags, metadata = self._texts()
-        if self._run_id is not None:
-            metadata = {internals.SOURCE_RUN: self._run_id, **metadata}
-        return internals.new_info(
-            self.trace_id,
-            self.spans[0],
-            experiment_id=self._experiment_id,
-            tags=dict(tags),
-            metadata=dict(metadata),
-            processor=self.tracer.recorder.processor,
+    def _with_info(self, leaving: list[Any], spans: list[Any], info: Any) -> Prepared:
+        entry, processor = self._entry, self.tracer.recorder.processor
+        internals.complete_info(info, self.spans[0], spans, processor)
+        return Prepared(
+            trace_id=self.trace_id,
+            spans=leaving,
+            info=info,
+            attachments={} if entry is None else internals.attachments_of(entry),
+            prompts=() if entry is None else tuple(entry.prompts),
         )
 
-    def _texts(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        if self._entry is None:
-            return self._tags, self._metadata
-        return self._entry.info.tags, self._entry.info.trace_metadata
+    def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return tags and metadata of a trace that nobody has looked at, those that MLflow adds among them."""
+        metadata = {**internals.source_metadata(self.tracer.recorder.processor), **self._metadata}
+        if self._run_id is not None:
+            metadata.setdefault(internals.SOURCE_RUN, self._run_id)
+        return dict(self._tags), metadata
+
+    def _info(self, tags: dict[str, str], metadata: dict[str, str]) -> Any:
+        return internals.new_info(self.trace_id, self.spans[0], self._experiment_id, tags, metadata)
 
     def _others(self) -> list[Any]:
         """Return MLflow's spans of the trace that are none of ours."""
@@ -289,14 +289,7 @@ class ForeignTrace(RecordedTrace):
     def promoted(self) -> Any:
         """Return MLflow's entry of the trace."""
         if self._entry is None:
-            info = internals.new_info(
-                self.trace_id,
-                self.spans[0],
-                experiment_id=self._experiment_id,
-                tags={},
-                metadata={},
-                processor=self.tracer.recorder.processor,
-            )
+            info = internals.new_info(self.trace_id, self.spans[0], self._experiment_id, {}, {})
             self._entry = internals.register_trace(self.otel_id, info, is_remote=True)
         return self._entry
 
