@@ -30,8 +30,9 @@ def uri(tmp_path_factory):
 
 @pytest.fixture
 def destination(uri, request):
-    client = mlflow.MlflowClient(uri)
-    return Destination(tracking_uri=uri, experiment_id=client.create_experiment(request.node.name))
+    folder = f"{uri.removeprefix('sqlite:///').removesuffix('mlflow.db')}artifacts"
+    experiment_id = mlflow.MlflowClient(uri).create_experiment(request.node.name, artifact_location=folder)
+    return Destination(tracking_uri=uri, experiment_id=experiment_id)
 
 
 @pytest.fixture

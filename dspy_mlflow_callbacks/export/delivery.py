@@ -153,6 +153,7 @@ class Helper:
             self._process = None
 
     def _start(self, uri: str) -> None:
+        self._behind_since = None  # the next attempt, if there is one, in a while
         elsewhere = self._uri(uri)
         if elsewhere is None or self._deaths >= _MOST_DEATHS or not can_start():
             return

@@ -43,7 +43,7 @@ class _Stores:
     def __init__(self) -> None:
         self._is_fork = False
         self._renewed: set[str] = set()
-        if hasattr(os, "register_at_fork"):  # Windows has no fork
+        if hasattr(os, "register_at_fork"):  # pragma: no branch  (Windows has no fork)
             os.register_at_fork(after_in_child=self._begin_in_child)
 
     def __call__(self, uri: str) -> Any:
