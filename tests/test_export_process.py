@@ -255,6 +255,13 @@ def test_a_process_that_does_not_end_is_killed(destination, monkeypatch):
     assert not is_alive(process.pid)
 
 
+def test_a_process_that_is_not_ready_is_not_waited_for(destination):
+    """A process that is still starting when the program ends is ended at once: it was given nothing."""
+    process = ExporterProcess(destination.tracking_uri)
+    process.close()
+    assert process._process.returncode == -signal.SIGKILL
+
+
 def test_a_process_that_is_dead_is_noticed(destination):
     """What is sent to a process that has been killed raises at once."""
     process = ExporterProcess(destination.tracking_uri)

@@ -68,7 +68,7 @@ class Delivery:
         return SENDING if is_server(uri) or self._helper.serves(uri) else WRITING
 
     def note_backlog(self, destination: Destination, traces: int) -> None:
-        """Hear how many traces wait."""
+        """Hear how many traces wait for the store of a destination."""
         if not is_server(destination.tracking_uri):
             self._helper.note_backlog(destination.tracking_uri, traces)
 
