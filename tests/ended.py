@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
 from dspy_mlflow_callbacks.export.waiting import Destination, Prepared
 
-NOWHERE = Destination(tracking_uri="sqlite:///nowhere.db", experiment_id="1")
+NOWHERE = Destination(tracking_uri="nowhere://store", experiment_id="1")
 WAIT_SECONDS = 60.0
 
 

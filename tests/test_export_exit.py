@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,16 +39,28 @@ def destination(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, destination):
-    """Run a program to its end, and return what it said."""
+def program(tmp_path, destination):
+    """Write a program into a file."""
 
-    def run(rest, destination=destination):
-        program = tmp_path / "program.py"
+    def program(rest, destination=destination):
+        file = tmp_path / "program.py"
         beginning = BEGINNING.format(
             tests=str(Path(__file__).parent), uri=destination.tracking_uri, experiment_id=destination.experiment_id
         )
-        program.write_text(beginning + rest)
-        done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100, check=True)
+        file.write_text(beginning + rest)
+        return file
+
+    return program
+
+
+@pytest.fixture
+def run(program, destination):
+    """Run a program to its end, and return what it said."""
+
+    def run(rest, destination=destination):
+        command = [sys.executable, program(rest, destination)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
         return done.stdout, done.stderr
 
     return run
@@ -107,10 +118,7 @@ def test_a_fork_begins_with_nothing(run, destination, rest):
     assert (said, "Traceback" in warned) == ("", False)
 
 
-def test_a_fork_does_not_hold_the_exporter_process(run, destination):
-    """The process ends with the program that has it, also when a fork of that lives on."""
-    rest = """
-import time
+HOLDING = """
 from dspy_mlflow_callbacks.export.delivery import MANY_TRACES
 helper = EXPORTER._delivery._helper
 helper._behind_since = -1e9
@@ -118,23 +126,70 @@ helper.note_backlog(destination.tracking_uri, MANY_TRACES + 1)
 wait_until(lambda: helper.serves(destination.tracking_uri))
 pid = helper._process.pid
 child = os.fork()
-if not child:
+if child:
+    print(pid, child, flush=True)
+else:
     assert helper._process is None
-    os.close(1)
-    os.close(2)
     put(2)
     assert EXPORTER.flush(60)
-    os.kill(os.getpid(), 19)
-    os._exit(0)
-os.waitpid(child, os.WUNTRACED)
-print(pid, child)
+    sys.stdin.read()
 """
-    pid, child = map(int, run(rest)[0].split())
-    try:
+
+
+def test_a_fork_does_not_hold_the_exporter_process(program, destination):
+    """The process ends with the program that has it, also when a fork of that lives on."""
+    with subprocess.Popen([sys.executable, program(HOLDING)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        pid, child = map(int, parent.stdout.readline().split())
+        parent.wait(60)
         wait_until(lambda: not is_alive(pid))
-        assert len(stored_ids(destination)) == 2
-    finally:
-        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: len(stored_ids(destination)) == 2)
+        assert is_alive(child)
+        parent.stdin.close()
+        wait_until(lambda: not is_alive(child))
+
+
+def test_a_spawned_process_drains_at_its_end(run, destination):
+    """A process that multiprocessing started anew has its traces stored when it ends."""
+    run("""
+import multiprocessing
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=put, args=(3,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+""")
+    assert len(stored_ids(destination)) == 3
+
+
+def test_a_fork_keeps_a_store_in_memory(run):
+    """A store in memory is not reached anew in a fork: it would be empty."""
+    run("""
+import mlflow
+from dspy_mlflow_callbacks import mlflow_internals as internals
+name = mlflow.MlflowClient("sqlite://").get_experiment("0").name
+child = os.fork()
+if not child:
+    internals.open_store("sqlite://")
+    internals.open_store("sqlite://")
+    assert mlflow.MlflowClient("sqlite://").get_experiment("0").name == name
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+""")
+
+
+def test_a_fork_does_not_wait_for_ever(run):
+    """A fork waits for a batch that is being written, but not for one that takes very long."""
+    run("""
+from dspy_mlflow_callbacks.export import delivery
+delivery._FORK_SECONDS = 0.01
+EXPORTER._delivery._writing.acquire()
+child = os.fork()
+if not child:
+    assert EXPORTER._delivery._writing.acquire(blocking=False)
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+EXPORTER._delivery._writing.release()
+""")
 
 
 def test_the_process_finds_what_the_program_finds(monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.export.waiting import Limits
 
 LIMITS = Limits()
-ELSEWHERE = attrs.evolve(NOWHERE, tracking_uri="sqlite:///elsewhere.db")
+ELSEWHERE = attrs.evolve(NOWHERE, tracking_uri="elsewhere://store")
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_one_bad_trace_does_not_take_others_along(exporter, store, warned, error
     gathered(exporter, store, traces)
     assert [trace.outcome() for trace in traces] == ["stored"] * 13 + ["failed"] + ["stored"] * 6
     assert len(warned.messages) == 1
-    assert warned.messages[0].startswith("Traces are not stored in sqlite:///nowhere.db: ")
+    assert warned.messages[0].startswith("Traces are not stored in nowhere://store: ")
     assert "bad trace" in traces[13].told[0][1]
 
 
@@ -171,7 +171,7 @@ def test_what_is_refused_for_all_is_not_split(exporter, store, warned):
     assert {trace.outcome() for trace in traces} == {"failed"}
     assert store.asked == 2
     assert warned.messages == [
-        "Traces are not stored in sqlite:///nowhere.db: no such experiment. The program goes on without them."
+        "Traces are not stored in nowhere://store: no such experiment. The program goes on without them."
     ]
 
 

@@ -11,6 +11,7 @@ from ended import EndedTrace, FakeStore, spans_of_a_trace, stored_ids
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.tracing.attachments import Attachment
 from mlflow.tracing.client import TracingClient
+from mlflow.tracking._tracking_service import utils as tracking_service
 from tracking_server import TrackingServer
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
@@ -52,12 +53,15 @@ def test_a_server_gets_one_request_for_a_batch(httpserver, monkeypatch):
     """A batch is one OTLP request, with experiment, run, workspace and MLflow's own authentication."""
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token")
     httpserver.expect_request("/v1/traces").respond_with_data()
+    httpserver.expect_request("/version").respond_with_data("3.14.0")
     destination = Destination(
         tracking_uri=httpserver.url_for("/").rstrip("/"), experiment_id="7", run_id="r1", workspace="blue"
     )
     traces = [EndedTrace(destination) for _ in range(3)]
     deliver_all(traces)
-    ((request, _),) = httpserver.log
+    deliver_all(traces)
+    assert [request.path for request, _ in httpserver.log] == ["/v1/traces", "/version", "/v1/traces"]
+    request = httpserver.log[0][0]
     wanted = {
         "Content-Type": "application/x-protobuf",
         "X-Mlflow-Experiment-Id": "7",
@@ -67,6 +71,16 @@ def test_a_server_gets_one_request_for_a_batch(httpserver, monkeypatch):
     }
     assert {name: request.headers[name] for name in wanted} == wanted
     assert request.data == request_of_values([span for trace in traces for span in trace.spans])
+
+
+def test_a_server_before_mlflow_3_14_is_asked_to_link_runs(httpserver):
+    """A server that does not know the run of an OTLP request has the traces linked by a request of their own."""
+    httpserver.expect_request("/v1/traces").respond_with_data()
+    httpserver.expect_request("/version").respond_with_data("3.12.0")
+    httpserver.expect_request("/api/2.0/mlflow/traces/link-to-run").respond_with_json({})
+    trace = EndedTrace(destination_at(httpserver, run_id="r1"))
+    deliver_all([trace])
+    assert httpserver.log[-1][0].json == {"trace_ids": [trace.id], "run_id": "r1"}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +160,7 @@ def test_a_real_server_stores_what_it_is_sent(server, exporter):
 
 def test_a_real_server_gets_what_spans_cannot_carry(server, monkeypatch):
     """A trace with an info and an attachment is stored with both."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)  # where MLflow looks for the server's artifacts
+    monkeypatch.setattr(tracking_service, "_tracking_uri", server.uri)  # where MLflow looks for the server's artifacts
     trace, attachment = trace_with_more(server, "info")
     deliver_all([trace])
     client = TracingClient(server.uri)
@@ -158,8 +172,9 @@ def test_a_real_server_gets_what_spans_cannot_carry(server, monkeypatch):
 
 
 @pytest.mark.warns
-def test_attachments_that_find_no_place_do_not_cost_the_trace(server, warned):
+def test_attachments_that_find_no_place_do_not_cost_the_trace(server, warned, monkeypatch):
     """Where MLflow cannot say where attachments go, as for a server other than its own, the trace is stored."""
+    monkeypatch.setattr(tracking_service, "_tracking_uri", "sqlite:///elsewhere.db")
     trace, _ = trace_with_more(server, "elsewhere")
     deliver_all([trace])
     assert stored_ids(trace.destination) == [trace.id]

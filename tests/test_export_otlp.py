@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from pathlib import Path
 
 import pytest
 from ended import spans_of_a_trace
@@ -85,6 +86,12 @@ def test_the_bytes_are_those_of_mlflows_client(spans):
 def test_every_json_value_is_sent_as_mlflow_sends_it(value):
     """Whatever JSON an attribute is, a tracking server gets the bytes that MLflow's client would send it."""
     spans = [span_with(attributes={"value": json.dumps(value)})]
+    assert request_of_values(spans) == mlflows_request(spans)
+
+
+def test_what_is_no_value_is_sent_as_a_text():
+    """A value of a type that OTLP does not have is sent as MLflow sends it: as a text."""
+    spans = [span_with(events=[Event("event", {"path": Path("/there"), "none": None}, 5)])]
     assert request_of_values(spans) == mlflows_request(spans)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -15,11 +16,13 @@ from ended import EndedTrace, is_alive, spans_of_a_trace, stored_ids, wait_until
 from mlflow.tracing.client import TracingClient
 
 from dspy_mlflow_callbacks.export import exporter_process
+from dspy_mlflow_callbacks.export import process as exporter
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.delivery import MANY_TRACES, SENDING, WRITING, Delivery
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess, ProcessEndedError
+from dspy_mlflow_callbacks.export.frames import packed, read_frame
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits
 
 LIMITS = Limits()
@@ -152,6 +155,7 @@ def test_where_no_process_can_be_had_the_thread_writes(clock, destination, monke
     clock.now = 1.5
 
     def is_given_up():
+        clock.now += 1.5
         delivery.note_backlog(destination, MANY_TRACES + 1)
         delivery.deliver(batch_of(EndedTrace(destination)))
         return delivery._helper._deaths == 2
@@ -251,6 +255,40 @@ def test_a_process_that_does_not_end_is_killed(destination, monkeypatch):
     assert not is_alive(process.pid)
 
 
+def test_a_process_that_is_not_ready_is_not_waited_for(destination):
+    """A process that is still starting when the program ends is ended at once: it was given nothing."""
+    process = ExporterProcess(destination.tracking_uri)
+    process.close()
+    assert process._process.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_is_dead_is_noticed(destination):
+    """What is sent to a process that has been killed raises at once."""
+    process = ExporterProcess(destination.tracking_uri)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(process.pid))
+    with pytest.raises(ProcessEndedError):
+        process.deliver(batch_of(EndedTrace(destination)), destination.tracking_uri)
+    process.kill()
+
+
+def test_a_program_that_does_not_listen_ends_the_process(destination):
+    """A process whose answer nobody hears ends without a word."""
+    command = [sys.executable, "-m", exporter.__name__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        child.stdin.write(packed({"number": 0, "open": destination.tracking_uri}))
+        child.stdin.flush()
+        assert (child.wait(100), child.stderr.read()) == (0, b"")
+
+
+def test_a_frame_that_is_cut_off_is_the_end():
+    """A frame is read whole or not at all."""
+    frame = packed({"number": 1}, b"body")
+    assert read_frame(io.BytesIO(frame).read) == ({"number": 1}, b"body")
+    assert [read_frame(io.BytesIO(frame[:size]).read) for size in (0, 5, 10, len(frame) - 1)] == [None] * 4
+
+
 def test_a_path_that_is_relative_means_the_same_file(tmp_path, monkeypatch, delivery, clock):
     """A store with a relative path is the same for the process, wherever the program has gone since."""
     monkeypatch.chdir(tmp_path)
@@ -267,28 +305,28 @@ def test_a_path_that_is_relative_means_the_same_file(tmp_path, monkeypatch, deli
 
 def test_under_load_the_killed_process_loses_and_doubles_nothing(destination):
     """A process that is killed in the middle of a load leaves every trace stored once."""
-    exporter = Exporter()
+    own = Exporter()
     traces = [EndedTrace(destination, spans=spans_of_a_trace(1)) for _ in range(3000)]
     rest = iter(traces)
 
     def put_until(condition):
         for trace in rest:
-            exporter.put(trace, LIMITS)
+            own.put(trace, LIMITS)
             if condition():
                 return
-            if exporter.queued > 500:
-                wait_until(lambda: exporter.queued <= 500 or condition())
+            if own.queued > 500:
+                wait_until(lambda: own.queued <= 500 or condition())
         pytest.fail("the load is over too soon")
 
-    helper = exporter._delivery._helper
+    helper = own._delivery._helper
     put_until(lambda: helper._process is not None and helper._process._is_ready and helper._process._number > 2)
     os.kill(helper._process.pid, signal.SIGKILL)
     for trace in rest:
-        exporter.put(trace, LIMITS)
-    assert exporter.flush(100)
+        own.put(trace, LIMITS)
+    assert own.flush(100)
     assert {trace.outcome() for trace in traces} == {"stored"}
     assert stored_ids(destination) == sorted(trace.id for trace in traces)
-    exporter.close(60)
+    own.close(60)
     assert helper._deaths == 1
 
 

@@ -12,6 +12,7 @@ from ended import EndedTrace, spans_of_a_trace, stored_ids
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.tracing.attachments import Attachment
 from mlflow.tracing.client import TracingClient
+from mlflow.tracking._tracking_service import utils as tracking_service
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
@@ -30,8 +31,9 @@ def uri(tmp_path_factory):
 
 @pytest.fixture
 def destination(uri, request):
-    client = mlflow.MlflowClient(uri)
-    return Destination(tracking_uri=uri, experiment_id=client.create_experiment(request.node.name))
+    folder = f"{uri.removeprefix('sqlite:///').removesuffix('mlflow.db')}artifacts"
+    experiment_id = mlflow.MlflowClient(uri).create_experiment(request.node.name, artifact_location=folder)
+    return Destination(tracking_uri=uri, experiment_id=experiment_id)
 
 
 @pytest.fixture
@@ -118,21 +120,17 @@ def test_a_run_is_linked_later_if_the_database_is_away(destination, run):
         deliver_all([EndedTrace(attrs.evolve(destination, run_id=run))])
 
 
-def test_what_spans_cannot_carry_is_stored_too(exporter, destination):
+def test_what_spans_cannot_carry_is_stored_too(exporter, destination, monkeypatch):
     """A trace with an info, an attachment and a prompt is stored with all three."""
     prompt = mlflow.MlflowClient(registry_uri=destination.tracking_uri).register_prompt("p", "Say {{it}}")
     attachment = Attachment(content_type="text/plain", content_bytes=b"content")
     trace = EndedTrace(destination, attachments={attachment.id: attachment}, prompts=[prompt])
     trace.extras["info"] = info_of(trace, client_request_id="mine", trace_metadata={"mlflow.modelId": "m-1"})
-    old = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(destination.tracking_uri)  # where MLflow looks for prompts
-    try:
-        exporter.put(trace, LIMITS)
-        assert exporter.flush(60)
-        stored = mlflow.get_trace(trace.id)
-        content = TracingClient(destination.tracking_uri)._get_artifact_repo_for_trace(stored.info)
-    finally:
-        mlflow.set_tracking_uri(old)
+    monkeypatch.setattr(tracking_service, "_tracking_uri", destination.tracking_uri)  # where MLflow looks for prompts
+    exporter.put(trace, LIMITS)
+    assert exporter.flush(60)
+    stored = mlflow.get_trace(trace.id)
+    content = TracingClient(destination.tracking_uri)._get_artifact_repo_for_trace(stored.info)
     assert (trace.outcome(), len(stored.data.spans)) == ("stored", 3)
     assert stored.info.client_request_id == "mine"
     assert stored.info.trace_metadata["mlflow.modelId"] == "m-1"

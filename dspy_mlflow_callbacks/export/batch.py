@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -32,11 +32,8 @@ class Entry:
 
     @property
     def leaves(self) -> Prepared:
-        """What leaves of it; it must have been prepared."""
-        if self.prepared is None:
-            message = "not prepared"
-            raise ValueError(message)
-        return self.prepared
+        """What leaves of it, once it is prepared."""
+        return cast("Prepared", self.prepared)
 
     @property
     def is_plain(self) -> bool:

@@ -68,7 +68,7 @@ class Delivery:
         return SENDING if is_server(uri) or self._helper.serves(uri) else WRITING
 
     def note_backlog(self, destination: Destination, traces: int) -> None:
-        """Hear how many traces wait."""
+        """Hear how many traces wait for the store of a destination."""
         if not is_server(destination.tracking_uri):
             self._helper.note_backlog(destination.tracking_uri, traces)
 
@@ -153,6 +153,7 @@ class Helper:
             self._process = None
 
     def _start(self, uri: str) -> None:
+        self._behind_since = None  # the next attempt, if there is one, in a while
         elsewhere = self._uri(uri)
         if elsewhere is None or self._deaths >= _MOST_DEATHS or not can_start():
             return

@@ -155,7 +155,7 @@ def _at_fork(step: str) -> Callable[[], None]:
     return at_fork
 
 
-if hasattr(os, "register_at_fork"):  # Windows has no fork
+if hasattr(os, "register_at_fork"):  # pragma: no branch  (Windows has no fork)
     os.register_at_fork(
         before=_at_fork("before_fork"),
         after_in_parent=_at_fork("after_fork_in_parent"),

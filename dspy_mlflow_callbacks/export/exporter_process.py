@@ -99,7 +99,10 @@ class ExporterProcess:
         _raise_unless_stored(self._answer())
 
     def close(self) -> None:
-        """End it, once it has stored what it was given."""
+        """End it, once it has stored what it was given; one that is not ready was given nothing."""
+        if not self._is_ready:
+            self.kill()
+            return
         self._close_pipes()
         try:
             self._process.wait(_END_SECONDS)

@@ -68,6 +68,11 @@ class Lanes:
         for entry in entries:
             self._lanes.setdefault(entry.trace.destination, deque()).append(entry)
 
+    def backlog(self, destination: Destination) -> int:
+        """Return how many traces there are for the store of a destination."""
+        uri = destination.tracking_uri
+        return sum(len(lane) for each, lane in self._lanes.items() if each.tracking_uri == uri)
+
     def route(self, destination: Destination) -> Route:
         """Return the way to the store of a destination."""
         return self._routes.setdefault(destination.tracking_uri, Route())

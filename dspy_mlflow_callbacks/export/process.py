@@ -70,8 +70,7 @@ def _obey(header: dict[str, Any], body: bytes) -> None:
         internals.open_store(header["open"])
         return
     destination = Destination(**header["destination"])
-    with internals.in_workspace(destination.workspace):
-        write_to_database(destination, header["trace_ids"], spans_of(body))
+    internals.in_workspace(destination.workspace, write_to_database, destination, header["trace_ids"], spans_of(body))
 
 
 def _told(reason: Exception) -> dict[str, Any]:

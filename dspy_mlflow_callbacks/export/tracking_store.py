@@ -26,13 +26,12 @@ def deliver(batch: Batch) -> None:
         RefusedError: if it will not be stored.
     """
     write = _to_server if is_server(batch.destination.tracking_uri) else _to_database
-    with internals.in_workspace(batch.destination.workspace):
-        try:
-            write(batch)
-        except Exception as error:  # noqa: BLE001  (whatever a store raises)
-            reason = failure(error)
-        else:
-            return
+    try:
+        internals.in_workspace(batch.destination.workspace, write, batch)
+    except Exception as error:  # noqa: BLE001  (whatever a store raises)
+        reason = failure(error)
+    else:
+        return
     # Outside: MLflow's errors hold frames and credentials.
     raise reason
 
@@ -71,6 +70,8 @@ def _to_server(batch: Batch) -> None:
     infos = _started(batch, internals.post_info)
     request = request_of_values(batch.spans)
     internals.post_spans(destination.tracking_uri, destination.experiment_id, destination.run_id, request)
+    if destination.run_id is not None and not internals.links_runs(destination.tracking_uri):
+        _link_run(destination, [prepared.trace_id for prepared in batch.prepared], destination.run_id)
     _add_rest(batch, infos)
 
 

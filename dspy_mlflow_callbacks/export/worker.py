@@ -70,7 +70,7 @@ class Worker:
             self._work_on(*found)
 
     def _work_on(self, destination: Destination, lane: deque[Entry]) -> None:
-        self._delivery.note_backlog(destination, len(self._buffer))
+        self._delivery.note_backlog(destination, self._lanes.backlog(destination))
         pace = self._delivery.pace(destination)
         is_gentle = self._meets_calls and not self._buffer.is_hurried
         with Work(self._buffer) as work:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from http import HTTPStatus
 from typing import Any
 
@@ -19,19 +19,25 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import StartTraceV3
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.export.utils import try_link_prompts_to_trace
-from mlflow.tracing.utils.otlp import MLFLOW_EXPERIMENT_ID_HEADER, MLFLOW_RUN_ID_HEADER, OTLP_TRACES_PATH
+from mlflow.tracing.utils.otlp import MLFLOW_EXPERIMENT_ID_HEADER, OTLP_TRACES_PATH
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import message_to_json, parse_dict
 from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request
-from mlflow.utils.workspace_context import ServerWorkspaceContext
+from mlflow.utils.workspace_context import set_server_request_workspace
+from packaging.version import Version
 
-_PROTOBUF = "application/x-protobuf"
+_RUN_ID_HEADER = "x-mlflow-run-id"
+_LINKS_RUNS = Version("3.14")
+_VERSIONS: dict[str, Version] = {}
 _IN_MEMORY = (None, "", ":memory:")
 
 
-def in_workspace(workspace: str | None) -> AbstractContextManager[Any]:
-    """Return a context in which the calling thread, and no other, speaks to that workspace of a store."""
-    return ServerWorkspaceContext(workspace) if workspace else nullcontext()
+def in_workspace(workspace: str | None, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that speaks to that workspace of a store, and let nobody else notice."""
+    context = copy_context()
+    if workspace is not None:
+        context.run(set_server_request_workspace, workspace)
+    return context.run(function, *args)
 
 
 class _Stores:
@@ -43,7 +49,7 @@ class _Stores:
     def __init__(self) -> None:
         self._is_fork = False
         self._renewed: set[str] = set()
-        if hasattr(os, "register_at_fork"):  # Windows has no fork
+        if hasattr(os, "register_at_fork"):  # pragma: no branch  (Windows has no fork)
             os.register_at_fork(after_in_child=self._begin_in_child)
 
     def __call__(self, uri: str) -> Any:
@@ -98,15 +104,22 @@ def uri_elsewhere(uri: str) -> str | None:
 
 
 def post_spans(uri: str, experiment_id: str, run_id: str | None, request: bytes) -> None:
-    """Send an OTLP request to a tracking server once, which links its traces to a run.
+    """Send an OTLP request to a tracking server once.
 
     `RestStore.log_spans` would do it, but asks for the server's version first: if it is away then, it never sends
     spans again.
     """
-    headers = {"Content-Type": _PROTOBUF, MLFLOW_EXPERIMENT_ID_HEADER: experiment_id}
+    headers = {"Content-Type": "application/x-protobuf", MLFLOW_EXPERIMENT_ID_HEADER: experiment_id}
     if run_id is not None:
-        headers[MLFLOW_RUN_ID_HEADER] = run_id
-    _post(uri, OTLP_TRACES_PATH, extra_headers=headers, data=request)
+        headers[_RUN_ID_HEADER] = run_id
+    _request(uri, OTLP_TRACES_PATH, "POST", extra_headers=headers, data=request)
+
+
+def links_runs(uri: str) -> bool:
+    """Return whether a tracking server links the traces of an OTLP request to a run: since MLflow 3.14."""
+    if uri not in _VERSIONS:
+        _VERSIONS[uri] = Version(_request(uri, "/version", "GET").text)
+    return _VERSIONS[uri] >= _LINKS_RUNS
 
 
 def post_info(uri: str, info: Any) -> Any:
@@ -114,7 +127,7 @@ def post_info(uri: str, info: Any) -> Any:
     trace = Trace(info=info, data=TraceData(spans=[]))
     body = json.loads(message_to_json(StartTraceV3(trace=trace.to_proto())))
     answer = StartTraceV3.Response()
-    parse_dict(js_dict=_post(uri, _V3_TRACE_REST_API_PATH_PREFIX, json=body).json(), message=answer)
+    parse_dict(js_dict=_request(uri, _V3_TRACE_REST_API_PATH_PREFIX, "POST", json=body).json(), message=answer)
     return TraceInfo.from_proto(answer.trace.trace_info)
 
 
@@ -129,11 +142,11 @@ class ServerError(Exception):
         self.status = status
 
 
-def _post(uri: str, endpoint: str, **request: Any) -> Any:
+def _request(uri: str, endpoint: str, method: str, **request: Any) -> Any:
     # Once, whatever comes: MLflow would hold the thread for minutes. Its session is kept by these very arguments.
     creds = get_default_host_creds(uri)
     try:
-        response = http_request(creds, endpoint, "POST", max_retries=0, retry_codes=frozenset(), **request)
+        response = http_request(creds, endpoint, method, max_retries=0, retry_codes=frozenset(), **request)
     except MlflowException as error:
         raise ServerError(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
     if not response.ok:
