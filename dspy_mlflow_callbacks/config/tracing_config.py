@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
@@ -331,9 +331,7 @@ class TracingConfig:
         read = {name: environment.read(field, environ) for name, field in OPTIONS.items() if name not in arguments}
         wrong = [value for value in read.values() if isinstance(value, Wrong)]
         said: Any = {name: value for name, value in read.items() if value is not None and not isinstance(value, Wrong)}
-        for name in ("tail_sampler", "engine"):  # of the two that cannot both hold, one that a variable says gives way
-            if name in said and _is_clash({**said, **arguments}):
-                wrong.append(_clash(name, said.pop(name)))
+        wrong += _clashes(said, arguments)
         config = cls(**said, **arguments)
         if lets_warn(config.verbosity):
             for each in (*wrong, *environment.unknown(OPTIONS, environ)):
@@ -414,14 +412,14 @@ class TracingConfig:
         return tuple(steps)
 
 
-def _is_clash(options: Mapping[str, Any]) -> bool:
-    return options.get("engine") == "native" and options.get("tail_sampler") is not None
-
-
-def _clash(name: str, value: Any) -> Wrong:
-    default = default_text(OPTIONS[name])
-    message = f"{variable_of(name)} is ignored: {_WITHOUT_WHOLE_TRACES}. The default stands: {default}."
-    return Wrong((name, repr(value)), message)
+def _clashes(said: dict[str, Any], arguments: Mapping[str, Any]) -> Iterator[Wrong]:
+    """Take out of *said*, which is what variables say, what cannot hold beside the rest."""
+    for name in ("tail_sampler", "engine"):
+        options = {**said, **arguments}
+        if name in said and options.get("engine") == "native" and options.get("tail_sampler") is not None:
+            default = default_text(OPTIONS[name])
+            message = f"{variable_of(name)} is ignored: {_WITHOUT_WHOLE_TRACES}. The default stands: {default}."
+            yield Wrong((name, repr(said.pop(name))), message)
 
 
 OPTIONS: dict[str, attrs.Attribute[Any]] = {field.name: field for field in attrs.fields(TracingConfig)}
