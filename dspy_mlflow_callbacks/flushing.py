@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import mlflow
 
-from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.export.exporter import EXPORTER, FLUSHED_WITH_MLFLOW
 
 
 def flush(timeout: float = 30.0) -> bool:
@@ -34,7 +32,7 @@ def flush(timeout: float = 30.0) -> bool:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
         message = f"timeout must be a number of seconds from 0 on, got {timeout!r}"
         raise ValueError(message)
-    began = time.monotonic()
     is_stored = EXPORTER.flush(timeout)
-    mlflow.flush_trace_async_logging()
-    return EXPORTER.flush(max(0.0, timeout - (time.monotonic() - began))) if not is_stored else True
+    with FLUSHED_WITH_MLFLOW.left_out():
+        mlflow.flush_trace_async_logging()
+    return is_stored or EXPORTER.flush(0.0)

@@ -6,6 +6,7 @@ from dspy_mlflow_callbacks.middleware import MiddlewareError
 from dspy_mlflow_callbacks.payload import PayloadStepError
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.stats import Counters, WarnOnce
+from dspy_mlflow_callbacks.tail_sampling import TailSamplerError
 
 
 class Losses:
@@ -22,6 +23,8 @@ class Losses:
             self._warn(id(error.step), f"A middleware failed; its calls are not recorded: {error}", error)
         elif isinstance(error, PayloadStepError):
             self._warn(id(error.step), f"A payload step failed; its payloads are withheld: {error}", error)
+        elif isinstance(error, TailSamplerError):
+            self._warn(id(error.sampler), f"A tail sampler failed; its traces are kept: {error}", error.__cause__)
         elif isinstance(error, ExperimentError):
             self._warn(ExperimentError, f"{error}. The program goes on without them.")
         else:

@@ -24,8 +24,8 @@ class Stats:
         started: Spans opened.
         ended: Spans closed.
         dropped: Calls that a middleware, MLflow's sampling or a disabled tracing left out; what is below them is left
-            out too and not counted.
-        failed: Spans lost or left incomplete because a step or the engine failed.
+            out too and not counted. And ended traces that a tail sampler left out.
+        failed: How often a step or the engine failed: it cost a span or a payload, or a tail sampler's trace was kept.
         stored: Traces that this package has stored itself. Those of the native engine are stored by MLflow, which does
             not tell.
         lost: Traces that ended and are not stored: there was no room for them while the store was away, or it refused

@@ -33,6 +33,14 @@ def _callable_or_none(_: object, attribute: attrs.Attribute[Any], value: object)
         raise TypeError(message)
 
 
+class TailSamplerError(Exception):
+    """A tail sampler failed, so that it could not say whether a trace is kept."""
+
+    def __init__(self, sampler: object, error: Exception) -> None:
+        super().__init__(repr(error))
+        self.sampler = sampler
+
+
 @attrs.frozen(eq=False)
 class EndedTrace:
     """A trace that has ended, as a tail sampler sees it; its content has not been redacted yet.

@@ -21,12 +21,41 @@ from openai_server import OpenAIServer
 from otlp_collector import Collector
 from warned import Warnings
 
-from dspy_mlflow_callbacks import dspy_internals
+from dspy_mlflow_callbacks import MlflowCallback, TracingConfig, dspy_internals
+from dspy_mlflow_callbacks.config import variable_of
+from dspy_mlflow_callbacks.spans.engine import ENGINES
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 
 # The options of whoever runs the tests are not the tests'.
 for _variable in [name for name in os.environ if name.startswith("DSPY_MLFLOW_")]:
     del os.environ[_variable]
+
+
+def pytest_addoption(parser):
+    """Let the same tests run on either engine."""
+    parser.addoption("--engine", choices=ENGINES, default="auto", help="the engine, where a test does not ask for one")
+
+
+@pytest.fixture(autouse=True)
+def engine(request, monkeypatch):
+    """Let the test run on the engine of `--engine`, or on that of its marker or parameter, and return its name.
+
+    The programs that a test starts inherit it. On `auto`, the default, no variable is set.
+    """
+    marker = request.node.get_closest_marker("engine")
+    asked = marker.args[0] if marker else request.config.getoption("--engine")
+    name = getattr(request, "param", asked)
+    if name != "auto":
+        monkeypatch.setenv(variable_of("engine"), name)
+    return name
+
+
+@pytest.fixture
+def dspy_traces(dspy_traces, engine):
+    """Capture the test's traces as the public fixture does, which looks at no variable, on the test's engine."""
+    if engine != "auto":
+        dspy.configure(callbacks=[MlflowCallback(config=TracingConfig(engine=engine))])
+    return dspy_traces
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from dspy_mlflow_callbacks import CallKind, SamplingRule
+from dspy_mlflow_callbacks import CallKind, SamplingRule, TailSampler
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +75,21 @@ ROWS = [
     _row("redact_fields", "ssn", ("ssn",), given=["x"], kept=("x",), other=("y",)),
     _switch("evaluate", "no"),
     _switch("compile", "off"),
-    _row("engine", "native", "native", given="native", other="auto"),
+    _row("engine", "recorded", "recorded", given="recorded", other="native"),
+    _row(
+        "tail_sampler",
+        '{"min_duration_s": 5, "background_ratio": 0.01}',
+        TailSampler(min_duration_s=5, background_ratio=0.01),
+        given={"keep_errors": False},
+        kept=TailSampler(keep_errors=False),
+        other=TailSampler(min_cost_usd=0.5),
+    ),
+    _row("max_queue_traces", "100", 100, given=1, other=5_000),
+    _row("max_queue_bytes", "1000000", 1_000_000, given=1, other=5_000),
+    _row("on_full", "drop", "drop", given="drop", other="block"),
+    _row("max_block_s", "0.5", 0.5, given=2, other=0.25),
+    _row("exit_timeout_s", "0", 0, given=2.5, other=30),
+    _row("max_open_s", "60", 60, given=0.5, other=3600),
     _row("verbosity", "error", "error", given="debug", other="silent"),
 ]
 
@@ -111,7 +125,22 @@ WRONG_ARGUMENTS = [
     ("redact_fields", [7], TypeError, "fields must be texts, got 7"),
     ("evaluate", "no", TypeError, "must be True or False, got 'no'"),
     ("compile", "no", TypeError, "must be True or False, got 'no'"),
-    ("engine", "fast", ValueError, "must be one of auto, native, got 'fast'"),
+    ("engine", "fast", ValueError, "must be one of auto, recorded, native, got 'fast'"),
+    ("tail_sampler", 0.1, TypeError, "must be a TailSampler or its arguments by name, got 0.1"),
+    ("tail_sampler", {"ratio": 1}, TypeError, "'ratio' is no argument of TailSampler; allowed are keep_errors, "),
+    ("tail_sampler", {"min_tokens": -1}, ValueError, "min_tokens must be at least 0, got -1"),
+    ("tail_sampler", {"min_tokens": "7"}, TypeError, "min_tokens must be a number or None, got '7'"),
+    ("max_queue_traces", 0, ValueError, "must be a whole number from 1 on, got 0"),
+    ("max_queue_traces", 1.5, TypeError, "must be a whole number from 1 on, got 1.5"),
+    ("max_queue_bytes", -1, ValueError, "must be a whole number from 1 on, got -1"),
+    ("max_queue_bytes", True, TypeError, "must be a whole number from 1 on, got True"),
+    ("on_full", "wait", ValueError, "must be one of block, drop, got 'wait'"),
+    ("max_block_s", 0, ValueError, "must be a number above 0, got 0"),
+    ("max_block_s", "1", TypeError, "must be a number above 0, got '1'"),
+    ("exit_timeout_s", -1, ValueError, "must be a number from 0 on, got -1"),
+    ("exit_timeout_s", float("inf"), ValueError, "must be a number from 0 on, got inf"),
+    ("max_open_s", 0.0, ValueError, "must be a number above 0, got 0.0"),
+    ("max_open_s", None, TypeError, "must be a number above 0, got None"),
     ("verbosity", "loud", ValueError, "must be one of silent, error, warning, info, debug, got 'loud'"),
     ("verbosity", [], ValueError, r"must be one of silent, error, warning, info, debug, got \[\]"),
 ]
@@ -147,6 +176,17 @@ WRONG_TEXTS = [
     ("redact_fields", '["a", 1]', "must be texts, got 1"),
     ("evaluate", "maybe", _SWITCH),
     ("compile", "maybe", _SWITCH),
-    ("engine", "fast", "must be one of auto, native, got 'fast'"),
+    ("engine", "fast", "must be one of auto, recorded, native, got 'fast'"),
+    ("tail_sampler", "errors", "must be JSON (unexpected character"),
+    ("tail_sampler", "0.1", "must be a TailSampler or its arguments by name, got 0.1"),
+    ("tail_sampler", '{"keep": true}', "keep must be a callable EndedTrace -> bool, got True"),
+    ("tail_sampler", '{"background_ratio": 2}', "background_ratio must be a number from 0 to 1, got 2"),
+    ("max_queue_traces", "many", "must be a whole number"),
+    ("max_queue_traces", "0", "must be a whole number from 1 on, got 0"),
+    ("max_queue_bytes", "1e9", "must be a whole number"),
+    ("on_full", "wait", "must be one of block, drop, got 'wait'"),
+    ("max_block_s", "0", "must be a number above 0, got 0.0"),
+    ("exit_timeout_s", "long", "must be a number"),
+    ("max_open_s", "nan", "must be a number above 0, got nan"),
     ("verbosity", "loud", "must be one of silent, error, warning, info, debug, got 'loud'"),
 ]

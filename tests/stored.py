@@ -1,4 +1,4 @@
-"""What a store has, byte by byte."""
+"""What a store has of a trace."""
 
 from __future__ import annotations
 
@@ -13,3 +13,17 @@ def stored_bytes(traces):
     traces.all()
     root = Path(unquote(urlsplit(mlflow.get_experiment(traces.experiment_id).artifact_location).path))
     return b"".join(file.read_bytes() for file in root.parent.rglob("*") if file.is_file())
+
+
+def run_of(trace):
+    """Return the id of the MLflow run that a stored trace says it is of; None if of none.
+
+    MLflow's exporter says it in the trace's metadata. A batch of spans can carry it as a tag only.
+    """
+    return source_of(trace).get("mlflow.sourceRun")
+
+
+def source_of(trace):
+    """Return what a stored trace says of its run, process, user and version control, in metadata or in tags."""
+    said = {**trace.info.tags, **trace.info.trace_metadata}
+    return {key: text for key, text in said.items() if key.startswith(("mlflow.source", "mlflow.user"))}

@@ -15,6 +15,7 @@ import mlflow
 import pytest
 from offline_lm import OfflineLM
 from runs_side_by_side import bootstrap_few_shot, copro, described, evaluate, program
+from stored import run_of
 from test_evaluate import DEVSET, exact
 from threads import at_once
 
@@ -140,7 +141,7 @@ def test_a_trace_belongs_to_its_evaluations_run(traces):
     autolog(log_evals=True)
     evaluate()
     (run,) = mlflow.search_runs(output_format="list", experiment_ids=[traces.experiment_id])
-    assert traces.one().info.request_metadata["mlflow.sourceRun"] == run.info.run_id
+    assert run_of(traces.one()) == run.info.run_id
 
 
 def test_runs_go_to_the_experiment_that_is_asked_for(traces, tmp_path):

@@ -30,6 +30,7 @@ from dspy_mlflow_callbacks import (
     RuleSampler,
     SamplingRule,
     TagInjector,
+    TailSampler,
     TracingConfig,
 )
 from dspy_mlflow_callbacks.config import OPTIONS, TracingOptions, default_text, environment, variable_of
@@ -38,6 +39,9 @@ from dspy_mlflow_callbacks.stats import WarnOnce
 CALLBACKS = [
     getattr(dspy_mlflow_callbacks, name) for name in dspy_mlflow_callbacks.__all__ if name.endswith("Callback")
 ]
+
+pytestmark = pytest.mark.engine("auto")  # no variable is set
+
 every_option = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
@@ -234,7 +238,22 @@ VALUES = {
     "level": st.sampled_from(["debug", "info", "warning", "error", "critical"]),
     "events": st.none() | st.sets(st.sampled_from(CallKind)),
     "max_payload_chars": st.none() | st.integers(1),
-    "engine": st.sampled_from(["auto", "native"]),
+    "engine": st.sampled_from(["auto", "recorded"]),
+    "tail_sampler": st.none()
+    | st.builds(
+        TailSampler,
+        keep_errors=st.booleans(),
+        min_duration_s=st.none() | st.floats(0, 1e6),
+        min_cost_usd=st.none() | st.floats(0, 1e6),
+        min_tokens=st.none() | st.integers(0, 10**9),
+        background_ratio=_share,
+    ),
+    "max_queue_traces": st.integers(1),
+    "max_queue_bytes": st.integers(1),
+    "on_full": st.sampled_from(["block", "drop"]),
+    "max_block_s": st.floats(0.001, 1e6),
+    "exit_timeout_s": st.floats(0, 1e6),
+    "max_open_s": st.floats(0.001, 1e6),
     "verbosity": st.none() | st.sampled_from(["silent", "error", "warning", "info", "debug"]),
     **{name: st.lists(_text.filter(str.isalnum), max_size=3) for name in OPTIONS if name.startswith("redact_")},
     "include": st.lists(_text, max_size=3),
@@ -265,7 +284,13 @@ def test_from_dict_does_not_look_at_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("user", len), ("session_id", len), ("tags", {"team": "a", "tenant": len}), ("metadata", {"tenant": len})],
+    [
+        ("user", len),
+        ("session_id", len),
+        ("tags", {"team": "a", "tenant": len}),
+        ("metadata", {"tenant": len}),
+        ("tail_sampler", TailSampler(keep=len)),
+    ],
 )
 def test_a_callable_cannot_be_stored(name, value):
     """`to_dict` raises by name where an option is or holds a callable."""
@@ -342,7 +367,7 @@ def test_every_option_is_documented(name):
     option = OPTIONS[name]
     assert option.metadata["doc"].endswith(".")
     assert option.metadata["allowed"]
-    assert bool(option.metadata["unit"]) == (name in ("sampling_ratio", "max_payload_chars"))
+    assert bool(option.metadata["unit"]) == (type(option.default) in (int, float) or name == "max_payload_chars")
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -80,16 +80,15 @@ PLAIN = {
     "warned": True,
 }
 
+NOTHING = {
+    **{name: [] for name in ("traces", "kinds", "modules", "experiments")},
+    **dict.fromkeys(("tags", "metadata", "inputs", "outputs", "messages")),
+}
+
 # What variables change of that.
 RUNS = {
     "nothing": ({}, {}),
-    "off": (
-        {"enabled": "false"},
-        {
-            **{name: [] for name in ("traces", "kinds", "modules", "experiments")},
-            **dict.fromkeys(("tags", "metadata", "inputs", "outputs", "messages")),
-        },
-    ),
+    "off": ({"enabled": "false"}, NOTHING),
     "whose": (
         {
             "experiment": "theirs",
@@ -100,7 +99,7 @@ RUNS = {
             "level": "info",
             "evaluate": "false",
             "capture_inputs": "false",
-            "engine": "native",  # what `auto` takes too
+            "engine": "native",  # which stores the same
         },
         {
             "traces": ["Support", "BootstrapFewShot"],
@@ -145,6 +144,21 @@ RUNS = {
             "messages": False,
         },
     ),
+    "what became of it": (
+        {"tail_sampler": '{"keep_errors": true}'},  # and there is none
+        NOTHING,
+    ),
+    "how it leaves": (
+        {
+            "max_queue_traces": "1",
+            "max_queue_bytes": "1",
+            "on_full": "block",
+            "max_block_s": "60",
+            "exit_timeout_s": "60",
+            "max_open_s": "0.01",
+        },
+        {},
+    ),
     "how long": (
         {"compile": "false", "capture_messages": "false", "max_payload_chars": "200"},
         {
@@ -157,6 +171,7 @@ RUNS = {
 }
 
 
+@pytest.mark.engine("auto")  # no other variable is set
 @pytest.mark.parametrize(("options", "changed"), RUNS.values(), ids=RUNS)
 def test_variables_change_what_is_stored(tmp_path, options, changed):
     """A program that says `MlflowCallback()` stores what its environment asks for, and nothing else changes."""

@@ -14,6 +14,8 @@ from programs import answering
 from dspy_mlflow_callbacks import LevelFilter, MlflowCallback, SamplingRule, TracingConfig
 from dspy_mlflow_callbacks.config import OPTIONS, default_text, variable_of
 
+pytestmark = pytest.mark.engine("auto")  # no variable is set
+
 PAGE = Page("docs/configuration.md")
 SCRIPT = ROOT / "docs" / "generate_configuration.py"
 

@@ -12,6 +12,7 @@ from mlflow import environment_variables
 from mlflow.entities.trace_location import MlflowExperimentLocation
 from opentelemetry import trace as otel
 from programs import Program, answering, predict_tree, program_tree
+from stored import run_of
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback
 from dspy_mlflow_callbacks.mlflow_internals import live_spans
@@ -237,7 +238,7 @@ def test_a_trace_belongs_to_the_active_run(dspy_traces):
     """A trace made inside a run is linked to it."""
     with mlflow.start_run() as run:
         Program()(question="why?")
-    assert dspy_traces.one().info.trace_metadata["mlflow.sourceRun"] == run.info.run_id
+    assert run_of(dspy_traces.one()) == run.info.run_id
 
 
 def test_runs_side_by_side_get_their_own_traces(dspy_traces):
@@ -257,7 +258,7 @@ def test_runs_side_by_side_get_their_own_traces(dspy_traces):
         thread.start()
     for thread in threads:
         thread.join()
-    runs = {trace.info.request_preview: trace.info.trace_metadata["mlflow.sourceRun"] for trace in dspy_traces.all()}
+    runs = {trace.info.request_preview: run_of(trace) for trace in dspy_traces.all()}
     assert runs == {f'{{"question":"{name}"}}': run_id for name, run_id in linked.items()}
     assert len(dspy_traces.all()) == 6
 

@@ -16,7 +16,7 @@ PROGRAM = """
 import logging, os, sys, warnings
 import dspy, mlflow
 from dspy.utils.dummies import DummyLM
-from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks import MlflowCallback, flush
 
 {setup}
 dspy.configure(lm=DummyLM([{{"answer": "42"}}] * 9), callbacks=[MlflowCallback()])
@@ -25,12 +25,17 @@ print([dspy.Predict("question -> answer")(question="why?").answer for _ in range
 """
 
 
-def run(setup: str, folder: Path, teardown: str = "mlflow.flush_trace_async_logging()", **environment: str):
-    """Run a program of three calls in a process of its own."""
+def run(setup: str, folder: Path, teardown: str = "flush(timeout=1)", **environment: str):
+    """Run a program of three calls in a process of its own, which waits a second for a store that is away."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM.format(setup=setup, teardown=teardown)],
         cwd=folder,
-        env={**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", **environment},
+        env={
+            **os.environ,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "DSPY_MLFLOW_EXIT_TIMEOUT_S": "1",
+            **environment,
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -68,17 +73,35 @@ def test_an_unreachable_server(tmp_path, closed_port):
     assert "secret" not in warning
 
 
-def test_a_deleted_experiment(tmp_path, store):
-    """An experiment that is deleted meanwhile is named in one warning."""
-    shutil.copy(store, tmp_path)
-    setup = """
+DELETED = """
 experiment = mlflow.set_experiment("there")
 mlflow.delete_experiment(experiment.experiment_id)
 """
-    done = run(setup, tmp_path, MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
+
+
+@pytest.mark.engine("native")
+def test_a_deleted_experiment(tmp_path, store):
+    """An experiment that is deleted meanwhile is named in one warning where MLflow stores its traces."""
+    shutil.copy(store, tmp_path)
+    done = run(DELETED, tmp_path, MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
     assert (done.returncode, done.stdout) == (0, "['42', '42', '42']\n")
     (warning,) = warnings_of_ours(done.stderr)
     assert "must be in the 'active' state" in warning
+
+
+@pytest.mark.engine("recorded")
+def test_a_deleted_experiment_that_is_restored(tmp_path, store):
+    """Batches go to an experiment that is deleted meanwhile all the same: who restores it finds its traces."""
+    shutil.copy(store, tmp_path)
+    teardown = """
+flush()
+client = mlflow.MlflowClient()
+client.restore_experiment(experiment.experiment_id)
+print(len(mlflow.search_traces(locations=[experiment.experiment_id], return_type="list")))
+"""
+    done = run(DELETED, tmp_path, teardown, MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
+    assert (done.returncode, done.stdout) == (0, "['42', '42', '42']\n3\n")
+    assert warnings_of_ours(done.stderr) == []
 
 
 def test_a_read_only_disk(tmp_path, store):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from offline_lm import Raw
 from programs import Program, Runs, answering
 from secret_corpus import HARMLESS, HARMLESS_ITEMS, NAMED_TEXTS, PASSWORD, SHAPED, SHAPED_TEXTS
-from stored import stored_bytes
+from stored import source_of, stored_bytes
 
 from dspy_mlflow_callbacks import MlflowCallback, Payload, Redactor
 from dspy_mlflow_callbacks.secrets import REDACTED, Secrets
@@ -229,11 +229,10 @@ def test_harmless_texts_are_stored(dspy_traces):
 
 
 def test_git_remote_with_a_token(dspy_traces):
-    """A repository's address in the trace's metadata is stored without the token in it."""
+    """A repository's address is stored with the trace without the token in it."""
     remote = SHAPED_TEXTS["user in a URL"]
     Runs(lambda given: mlflow.update_current_trace(metadata={"mlflow.source.git.repoURL": remote}))()
-    metadata = dspy_traces.one().info.trace_metadata
-    assert metadata["mlflow.source.git.repoURL"] == f"https://{REDACTED}@github.com/acme/app.git"
+    assert source_of(dspy_traces.one())["mlflow.source.git.repoURL"] == f"https://{REDACTED}@github.com/acme/app.git"
 
 
 def redacted(text, *, is_json=True, name="inputs", place="inputs", **options):

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "describe": {"events", "secrets"},
     "export": {"stats", "background", "mlflow_internals"},
     "spans": {"events", "stats", "background", "mlflow_internals", "payload", "tail_sampling", "export"},
-    "losses": {"stats", "middleware", "payload", "spans"},
+    "losses": {"stats", "middleware", "payload", "tail_sampling", "spans"},
     "flushing": {"export"},
     "peers": {"stats", "mlflow_internals"},
     "tracing": {"events", "stats", "dspy_internals", "lm_internals", "middleware", "describe", "spans", "export"},

@@ -13,6 +13,7 @@ from dspy.utils.callback import BaseCallback
 from expected import chain_of_thought, failed, ok, ordered
 from offline_lm import OfflineLM
 from programs import Echo, Program, predict_tree, program_tree
+from stored import run_of
 
 from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
 from dspy_mlflow_callbacks.testing.captured import tree
@@ -212,7 +213,7 @@ def test_runs_side_by_side_are_not_mixed_up(dspy_traces, num_threads):
 
 
 def linked_runs(traces):
-    return [trace.info.request_metadata["mlflow.sourceRun"] for trace in traces.all()]
+    return [run_of(trace) for trace in traces.all()]
 
 
 class EndOf(BaseCallback):

@@ -11,7 +11,7 @@ from dspy.utils.callback import BaseCallback
 
 from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
 from dspy_mlflow_callbacks.checks import stable_repr
-from dspy_mlflow_callbacks.config import TracingConfig, TracingOptions, set_verbosity
+from dspy_mlflow_callbacks.config import TracingConfig, TracingOptions, lets_warn, set_verbosity
 from dspy_mlflow_callbacks.describe import Capture
 from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
@@ -22,7 +22,7 @@ from dspy_mlflow_callbacks.payload import PayloadStep, PayloadSteps
 from dspy_mlflow_callbacks.peers import PEERS
 from dspy_mlflow_callbacks.spans.engine import Engine
 from dspy_mlflow_callbacks.spans.recorded_traces import Settings
-from dspy_mlflow_callbacks.stats import Counters, Stats
+from dspy_mlflow_callbacks.stats import Counters, Stats, WarnOnce
 from dspy_mlflow_callbacks.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ EndHook = Callable[..., None]
 
 # What calls other things; the others' calls are over before it pays to look away.
 _CALLING_KINDS = frozenset({CallKind.MODULE, CallKind.EVALUATE, CallKind.COMPILE, CallKind.TOOL})
+
+_WARN = WarnOnce()
 
 
 def _governing_hooks(kind: CallKind) -> tuple[StartHook, EndHook]:
@@ -212,11 +214,22 @@ class TracingCallback(BaseCallback):
 
 def _config_of(config: TracingConfig | None, options: Mapping[str, Any]) -> TracingConfig:
     if config is None:
-        return TracingConfig.from_env(**options)
+        config = TracingConfig.from_env(**options)
+        return config if "engine" in options else _with_engine_that_serves(config)
     if not isinstance(config, TracingConfig):
         message = f"config must be a TracingConfig, got {config!r}"
         raise TypeError(message)
     return config.with_options(**options)
+
+
+def _with_engine_that_serves(config: TracingConfig) -> TracingConfig:
+    """Return *config* without an engine that a variable asks for and that cannot serve: no program stops for it."""
+    reason = mlflow_internals.why_not_recorded() if config.engine == "recorded" else None
+    if reason is None:
+        return config
+    if lets_warn(config.verbosity):
+        _WARN(reason, f"DSPY_MLFLOW_ENGINE='recorded' is ignored: {reason}. The default stands: auto.")
+    return config.with_options(engine="auto")
 
 
 def _refuse_beside_payload_steps(options: Mapping[str, Any]) -> None:

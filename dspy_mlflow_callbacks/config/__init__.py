@@ -5,13 +5,14 @@ from __future__ import annotations
 from dspy_mlflow_callbacks.config.environment import variable_of
 from dspy_mlflow_callbacks.config.options import default_text, refuse_unknown
 from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig, TracingOptions
-from dspy_mlflow_callbacks.config.verbosity import set_verbosity
+from dspy_mlflow_callbacks.config.verbosity import lets_warn, set_verbosity
 
 __all__ = [
     "OPTIONS",
     "TracingConfig",
     "TracingOptions",
     "default_text",
+    "lets_warn",
     "refuse_unknown",
     "set_verbosity",
     "variable_of",

@@ -97,7 +97,7 @@ def documentation(field: attrs.Attribute[Any], variable: str) -> str:
 
 def number_from(least: float) -> Callable[[Any], float]:
     """Return a check that a value is a number and at least *least*."""
-    return _number(lambda value: value >= least, f"at least {least}")
+    return _number(lambda value: value >= least, f"from {least} on")
 
 
 def number_above(bound: float) -> Callable[[Any], float]:
@@ -112,6 +112,21 @@ def _number(fits: Callable[[float], bool], allowed: str) -> Callable[[Any], floa
             raise TypeError(message)
         if not (math.isfinite(value) and fits(value)):
             message = f"must be a number {allowed}, got {value!r}"
+            raise ValueError(message)
+        return value
+
+    return check
+
+
+def whole_number_from(least: int) -> Callable[[Any], int]:
+    """Return a check that a value is a whole number and at least *least*."""
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            message = f"must be a whole number from {least} on, got {value!r}"
+            raise TypeError(message)
+        if value < least:
+            message = f"must be a whole number from {least} on, got {value!r}"
             raise ValueError(message)
         return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
@@ -13,6 +13,7 @@ from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.config import environment
 from dspy_mlflow_callbacks.config.environment import Wrong, variable_of
 from dspy_mlflow_callbacks.config.options import (
+    default_text,
     documentation,
     number_above,
     number_from,
@@ -23,6 +24,7 @@ from dspy_mlflow_callbacks.config.options import (
     refuse_unknown,
     text_of_at_most,
     true_or_false,
+    whole_number_from,
 )
 from dspy_mlflow_callbacks.config.verbosity import VERBOSITIES, lets_warn
 from dspy_mlflow_callbacks.events import EMPTY, CallKind, CallStart
@@ -50,6 +52,8 @@ MAX_NAME_CHARACTERS = 500
 """The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
 
 _LIMITS = Limits()
+
+_WITHOUT_WHOLE_TRACES = "a tail sampler needs whole traces, which engine='native' does not have"
 
 Text = str | Callable[[CallStart], "str | None"]
 
@@ -245,7 +249,7 @@ class TracingConfig:
         allowed="a whole number from 1 on",
         unit="traces",
         read=environment.as_whole_number,
-        check=lambda value: Limits(max_traces=value).max_traces,
+        check=whole_number_from(1),
     )
     max_queue_bytes: int = option(
         _LIMITS.max_bytes,
@@ -253,7 +257,7 @@ class TracingConfig:
         allowed="a whole number from 1 on",
         unit="bytes",
         read=environment.as_whole_number,
-        check=lambda value: Limits(max_bytes=value).max_bytes,
+        check=whole_number_from(1),
     )
     on_full: str = option(
         _LIMITS.on_full,
@@ -261,7 +265,7 @@ class TracingConfig:
         "before the trace is lost, `drop` does not (recorded engine).",
         allowed="block, drop",
         read=str,
-        check=lambda value: Limits(on_full=value).on_full,
+        check=one_of(("block", "drop")),
     )
     max_block_s: float = option(
         _LIMITS.max_block_s,
@@ -269,7 +273,7 @@ class TracingConfig:
         allowed="a number above 0",
         unit="seconds",
         read=environment.as_number,
-        check=lambda value: Limits(max_block_s=value).max_block_s,
+        check=number_above(0),
     )
     exit_timeout_s: float = option(
         10.0,
@@ -305,7 +309,7 @@ class TracingConfig:
         values: Any = options  # each option's check makes of it what is kept
         self.__attrs_init__(**values)
         if self.tail_sampler is not None and self.engine == "native":
-            message = "tail_sampler needs whole traces, which engine='native' does not have; allowed are auto, recorded"
+            message = f"tail_sampler: {_WITHOUT_WHOLE_TRACES}; allowed are auto, recorded"
             raise ValueError(message)
 
     @classmethod
@@ -327,6 +331,7 @@ class TracingConfig:
         read = {name: environment.read(field, environ) for name, field in OPTIONS.items() if name not in arguments}
         wrong = [value for value in read.values() if isinstance(value, Wrong)]
         said: Any = {name: value for name, value in read.items() if value is not None and not isinstance(value, Wrong)}
+        wrong += _clashes(said, arguments)
         config = cls(**said, **arguments)
         if lets_warn(config.verbosity):
             for each in (*wrong, *environment.unknown(OPTIONS, environ)):
@@ -405,6 +410,16 @@ class TracingConfig:
         if self.max_payload_chars is not None:
             steps.append(PayloadLimit(self.max_payload_chars))
         return tuple(steps)
+
+
+def _clashes(said: dict[str, Any], arguments: Mapping[str, Any]) -> Iterator[Wrong]:
+    """Take out of *said*, which is what variables say, what cannot hold beside the rest."""
+    for name in ("tail_sampler", "engine"):
+        options = {**said, **arguments}
+        if name in said and options.get("engine") == "native" and options.get("tail_sampler") is not None:
+            default = default_text(OPTIONS[name])
+            message = f"{variable_of(name)} is ignored: {_WITHOUT_WHOLE_TRACES}. The default stands: {default}."
+            yield Wrong((name, repr(said.pop(name))), message)
 
 
 OPTIONS: dict[str, attrs.Attribute[Any]] = {field.name: field for field in attrs.fields(TracingConfig)}

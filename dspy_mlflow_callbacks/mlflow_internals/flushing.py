@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from mlflow.tracing.processor.base_mlflow import _batch_processor_registry, _batch_processor_registry_lock
@@ -24,13 +25,23 @@ class FlushedWithMlflow:
 
     def __init__(self, flush: Callable[[float], bool]) -> None:
         self._flush = flush
+        self._here = threading.local()
         self._pending_on_end_condition = threading.Condition()
         self._pending_on_end_count = 0
         self._join()
 
     def force_flush(self, timeout_millis: float = 30_000) -> bool:
         """Wait until all is stored."""
-        return self._flush(timeout_millis / 1000)
+        return True if getattr(self._here, "is_left_out", False) else self._flush(timeout_millis / 1000)
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Let MLflow's flushes from this thread not wait for it, where the caller has waited as long as it wants to."""
+        self._here.is_left_out = True
+        try:
+            yield
+        finally:
+            self._here.is_left_out = False
 
     def shutdown(self) -> None:
         """Stay: MLflow has left all of them out before it shuts them down, and this one goes on."""

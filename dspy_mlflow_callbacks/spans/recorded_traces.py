@@ -16,7 +16,7 @@ from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans.leaving import are_clear, preview_content, run_steps, span_content, trace_content
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.stats import Counters
-from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
+from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler, TailSamplerError
 
 # What a span holds beside its inputs and outputs, roughly.
 _SPAN_BYTES = 2048
@@ -219,16 +219,26 @@ class OwnTrace(RecordedTrace):
         """Return what leaves; None if the tail sampler drops it."""
         ended = self._ended()
         others = [internals.otel_span(span) for span in self._others() if span.end_time_ns is not None]
-        tail_sampler = self._settings.tail_sampler
-        if tail_sampler is not None and not tail_sampler.keeps(
-            EndedTrace(self.trace_id, [*ended, *others], self._tags if self._entry is None else self._entry.info.tags)
-        ):
+        if not self._is_kept([*ended, *others]):
             self._is_dropped = True
             self._settings.counters.dropped()
             return None
         leaving = _leaving(ended)
         self.run_steps(leaving)
         return self._with_trace_facts([*leaving, *others], [*ended, *others])
+
+    def _is_kept(self, spans: list[Any]) -> bool:
+        tail_sampler = self._settings.tail_sampler
+        if tail_sampler is None:
+            return True
+        try:
+            tags = self._tags if self._entry is None else self._entry.info.tags
+            return tail_sampler.keeps(EndedTrace(self.trace_id, spans, tags))
+        except Exception as error:  # noqa: BLE001  (the user's; a trace too many is better than one that is lost)
+            failure = TailSamplerError(tail_sampler, error)
+            failure.__cause__ = error
+            self._settings.on_loss(failure)
+            return True
 
     def _with_trace_facts(self, leaving: list[Any], spans: list[Any]) -> Prepared:
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""

@@ -1,0 +1,70 @@
+"""`flush` waits until traces are stored, and no longer than it is told to."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing, contextmanager
+from urllib.parse import urlsplit
+
+import dspy
+import mlflow
+import pytest
+from programs import Echo, Program, answering
+
+import dspy_mlflow_callbacks
+from dspy_mlflow_callbacks import MlflowCallback
+
+
+@contextmanager
+def locked_store():
+    """Let nobody else write to the test's database."""
+    with closing(sqlite3.connect(urlsplit(mlflow.get_tracking_uri()).path)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+        database.rollback()
+
+
+def stored(traces) -> int:
+    """Return how many traces the store has now."""
+    return len(mlflow.search_traces(locations=[traces.experiment_id], return_type="list"))
+
+
+@pytest.mark.parametrize(
+    "flush", [dspy_mlflow_callbacks.flush, MlflowCallback().flush, mlflow.flush_trace_async_logging]
+)
+def test_what_has_ended_is_stored(dspy_traces, flush):
+    """After a flush every trace that has ended can be read, whichever flush it was."""
+    for _ in range(3):
+        Echo()()
+    assert flush() in (True, None)
+    assert stored(dspy_traces) == 3
+
+
+def test_a_search_can_flush_first(dspy_traces):
+    """`mlflow.search_traces(flush=True)` finds what has just ended."""
+    Echo()()
+    assert len(mlflow.search_traces(locations=[dspy_traces.experiment_id], return_type="list", flush=True)) == 1
+
+
+@pytest.mark.engine("recorded")
+def test_a_flush_ends_in_time(dspy_traces):
+    """While the store does not take them, traces are kept, and a flush says after its time that they wait."""
+    callback = MlflowCallback()
+    with locked_store():
+        with dspy.context(lm=answering(), callbacks=[callback]):
+            Program()(question="why?")
+        began = time.monotonic()
+        assert not callback.flush(timeout=0.1)
+        assert time.monotonic() - began < 20  # MLflow's own flush would wait for half a minute
+        stats = callback.stats()
+        assert (stats.stored, stats.lost, stats.queued >= 1, stats.bytes > 0) == (0, 0, True, True)
+    assert callback.flush()
+    assert (callback.stats().stored, callback.stats().queued, callback.stats().bytes) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("timeout", [-1, "1", None, True, float("nan")])
+def test_a_wrong_timeout_is_refused(timeout):
+    """A time limit that is none raises, and says what was given and what is allowed."""
+    with pytest.raises(ValueError, match=f"timeout must be a number of seconds from 0 on, got {timeout!r}"):
+        dspy_mlflow_callbacks.flush(timeout)
