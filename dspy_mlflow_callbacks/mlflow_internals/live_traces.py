@@ -157,11 +157,13 @@ def attachments_of(entry: Any) -> dict[str, Any]:
 def is_said_by_spans(info: TraceInfo, processor: Any) -> bool:
     """Return whether all that *info* says can be said by spans, so that the store needs no `start_trace`.
 
-    Spans carry tags, session and user; previews, times, state, tokens and cost are derived of them.
+    Spans carry tags, session and user; previews, times, state, tokens and cost are derived of them. What they say of
+    the process is what MLflow knows of it: whoever sets a source of their own means the trace's metadata.
     """
-    said = _DERIVED | {SESSION, USER, TraceMetadataKey.SOURCE_RUN, *source_metadata(processor)}
+    said = _DERIVED | {SESSION, USER, TraceMetadataKey.SOURCE_RUN}
+    of_process = source_metadata(processor)
     return (
-        info.trace_metadata.keys() <= said
+        all(key in said or of_process.get(key) == text for key, text in info.trace_metadata.items())
         and not info.client_request_id
         and not info.request_preview
         and not info.response_preview
