@@ -152,9 +152,11 @@ def attachments_of(entry: Any) -> dict[str, Any]:
 def is_said_by_spans(metadata: Mapping[str, str], processor: Any) -> bool:
     """Return whether all of a trace's metadata can be said by spans, so that the store needs no `start_trace`.
 
-    Spans carry tags, session and user; previews, times, state, tokens and cost are derived of them.
+    Spans carry tags, session and user; previews, times, state, tokens and cost are derived of them. What they say of
+    the process is what MLflow knows of it: whoever sets a source of their own means the trace's metadata.
     """
-    return metadata.keys() <= _SAID | source_metadata(processor).keys()
+    of_process = source_metadata(processor)
+    return all(key in _SAID or of_process.get(key) == text for key, text in metadata.items())
 
 
 def is_plain(entry: Any) -> bool:

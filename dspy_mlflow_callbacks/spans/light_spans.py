@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from opentelemetry import trace as otel
@@ -158,9 +158,9 @@ class LightSpan(ReadableSpan, otel.Span):
             self._events = [*self._events, Event(name, BoundedAttributes(attributes=attributes), timestamp)]
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
-        """Add a link, as OpenTelemetry's SDK does."""
-        if self._end_time is None:
-            self._links = [*self._links, otel.Link(context, attributes)]
+        """Add a link, as OpenTelemetry's SDK does: one to nothing that says nothing is none."""
+        if self._end_time is None and (context.is_valid or attributes or context.trace_state):
+            self._links = [*self._links, otel.Link(context, BoundedAttributes(attributes=attributes))]
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
@@ -184,6 +184,15 @@ class LightSpan(ReadableSpan, otel.Span):
         """Add the event of an exception, as OpenTelemetry's SDK does."""
         sdk: Callable[..., None] = SdkSpan.record_exception  # it needs no more of a span than `add_event`
         sdk(self, exception, attributes, timestamp, escaped)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the span, as OpenTelemetry's SDK does: with the exception that left the block, if one did."""
+        if error is not None and self.is_recording():
+            self.record_exception(error, escaped=True)
+            self.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        super().__exit__(kind, error, traceback)
 
     def end(self, end_time: int | None = None) -> None:
         """End the span; the second time is none."""

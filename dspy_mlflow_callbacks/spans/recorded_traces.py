@@ -244,13 +244,15 @@ class OwnTrace(RecordedTrace):
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
         root, entry, processor = self.spans[0], self._entry, self.tracer.recorder.processor
         tags, metadata = self._facts() if entry is None else (entry.info.tags, entry.info.trace_metadata)
+        # Before the steps, which may redact it: a remote repository's address with credentials.
+        is_said = internals.is_said_by_spans(metadata, processor)
         content = list(trace_content(tags, metadata))
         if entry is not None:
             content += preview_content(entry.info)
         for settings, _ in _by_settings(self.spans):
             if settings.payload_steps:
                 run_steps(settings.payload_steps, content, settings.on_loss)
-        if internals.is_said_by_spans(metadata, processor) and (entry is None or internals.is_plain(entry)):
+        if is_said and (entry is None or internals.is_plain(entry)):
             for key, text in internals.attributes_of_trace(root.name, tags, metadata):
                 root.replace_attribute(key, text)
             return Prepared(trace_id=self.trace_id, spans=leaving)
