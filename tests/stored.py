@@ -18,12 +18,13 @@ def stored_bytes(traces):
 def run_of(trace):
     """Return the id of the MLflow run that a stored trace says it is of; None if of none.
 
-    MLflow's exporter says it in the trace's metadata. A batch of spans can carry it as a tag only.
+    MLflow's exporter says it in the trace's metadata. In a batch of spans the root says it.
     """
     return source_of(trace).get("mlflow.sourceRun")
 
 
 def source_of(trace):
-    """Return what a stored trace says of its run, process, user and version control, in metadata or in tags."""
-    said = {**trace.info.tags, **trace.info.trace_metadata}
+    """Return what a stored trace says of its run, process, user and version control, in metadata or by its root."""
+    root = next(span for span in trace.data.spans if span.parent_id is None)
+    said = {**root.attributes, **trace.info.trace_metadata}
     return {key: text for key, text in said.items() if key.startswith(("mlflow.source", "mlflow.user"))}

@@ -19,8 +19,8 @@ from dspy_mlflow_callbacks import MlflowCallback, mlflow_internals
 
 ID = re.compile(r"\b(tr-|m-)?[0-9a-f]{32}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
-# Said by spans, MLflow's store makes tags of it: what MLflow's exporter says in metadata of process and run.
-CARRIED_IN_TAGS = (
+# Said by the root's attributes: what MLflow's exporter says in metadata of process and run.
+CARRIED_BY_ROOT = (
     "mlflow.user",
     "mlflow.source.name",
     "mlflow.source.type",
@@ -233,17 +233,18 @@ def _assessment(each):
 def said_by_spans(native):
     """Return what the facts of a trace are when spans alone say them."""
     metadata = native["metadata"]
-    carried = {key: metadata[key] for key in CARRIED_IN_TAGS if key in metadata}
+    carried = {key: metadata[key] for key in CARRIED_BY_ROOT if key in metadata}
+    root, *rest = native["spans"]
     return {
         **native,
-        "tags": {**carried, **native["tags"]},
-        "metadata": {key: text for key, text in metadata.items() if key not in (*CARRIED_IN_TAGS, *NOT_STORED)},
+        "spans": [{**root, "attributes": {**root["attributes"], **carried}}, *rest],
+        "metadata": {key: text for key, text in metadata.items() if key not in (*CARRIED_BY_ROOT, *NOT_STORED)},
     }
 
 
 @pytest.mark.parametrize("call", PLAIN.values(), ids=PLAIN)
 def test_a_trace_that_spans_say_differs_in_what_the_table_says(store, call):
-    """Of a trace that goes in a batch, source and run are tags, what the spans say anyway is absent, the rest equal."""
+    """Of a trace that goes in a batch, source and run are the root's, what the spans say anyway is absent, the rest equal."""
     native, recorded = facts(traced(call, "native")), facts(traced(call, "recorded"))
     assert recorded == said_by_spans(native)
 
