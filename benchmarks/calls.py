@@ -10,7 +10,7 @@ import statistics
 import time
 
 from contestants import AUTOLOG, CONTESTANTS, NO_OP
-from measured import NoWarnings, report
+from measured import NoWarnings, hold_exporter, report
 from processes import WAITING_EXPORTER
 from stores import Place
 from tables import between, counted, median, number, over, stored, table
@@ -103,6 +103,8 @@ def measure(contestant, calls, warm_up, folder):
         program(question=f"warm-up {each}")
     store.flush()
     exporter_waits = WAITING_EXPORTER.keys() <= os.environ.keys()
+    if exporter_waits:
+        hold_exporter()
     cpu = time.process_time_ns()
     times = [timed(program, question=f"question {each}") for each in range(calls)]
     if not exporter_waits:

@@ -76,6 +76,17 @@ def resident_bytes():
     return int((PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def hold_exporter():
+    """Let this package's exporter sleep from now on, as MLflow's does: traces are handed over, and nobody is woken."""
+    from dspy_mlflow_callbacks.export.buffer import NEVER
+    from dspy_mlflow_callbacks.export.exporter import EXPORTER
+
+    buffer = EXPORTER._buffer
+    while buffer.puts and buffer._awaited == NEVER:  # it works still
+        time.sleep(0.001)
+    buffer._awaited = NEVER
+
+
 class Cpu:
     """The CPU of this process and of those below it from now on, without what the calling thread says it wasted."""
 

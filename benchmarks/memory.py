@@ -18,7 +18,6 @@ STEP = 1_000  # calls between two samples
 PAYLOAD_BYTES = 100_000
 OVERFILLED = 1.5  # times the limit
 NAMES = (NO_OP, "ours")
-LIMIT, ON_FULL = "max_bytes", "on_full"  # the options of `TracingConfig` that bound what waits
 
 
 def figures(bench):
@@ -136,8 +135,12 @@ def measure_full(contestant, place, limit_bytes):
     import dspy
     from program import Echo
 
+    from dspy_mlflow_callbacks import MlflowCallback
+
     store = CONTESTANTS[contestant].begin(place)
-    limited = contestant == "ours" and limit_callback(limit_bytes)
+    limited = contestant == "ours"
+    if limited:
+        dspy.configure(callbacks=[MlflowCallback(max_queue_bytes=limit_bytes, on_full="drop")])
     program, warm_up = Echo(), 20
     call(program, warm_up)
     store.flush()
@@ -163,26 +166,12 @@ def measure_full(contestant, place, limit_bytes):
     }
 
 
-def limit_callback(limit_bytes):
-    """Trace with a callback that has a limit, if this version has limits; returns whether it has."""
-    import dspy
-
-    from dspy_mlflow_callbacks import MlflowCallback
-    from dspy_mlflow_callbacks.config import TracingConfig
-
-    wanted = {LIMIT: limit_bytes, ON_FULL: "drop"}
-    if not wanted.keys() <= TracingConfig.__annotations__.keys():
-        return False
-    dspy.configure(callbacks=[MlflowCallback(**wanted)])
-    return True
-
-
 def statistics_of(callbacks):
     """Return how many bytes wait, if the callbacks say so, and how many traces were dropped."""
     stats = [each.stats() for each in callbacks if hasattr(each, "stats")]
     return {
         "bytes": next((each.bytes for each in stats if hasattr(each, "bytes")), None),
-        "dropped": sum(each.dropped for each in stats),
+        "dropped": sum(each.lost for each in stats),
     }
 
 

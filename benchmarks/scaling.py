@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from contestants import CONTESTANTS, NO_OP, NONE
-from measured import NoWarnings, report
+from measured import NoWarnings, hold_exporter, report
 from processes import WAITING_EXPORTER
 from stores import Place
 from tables import counted, number, table
@@ -99,6 +99,7 @@ def measure(contestant, spans, payloads_kb, folder):
     dspy.configure(lm=offline_lm())
     loop, echo = Loop(), Echo()
     repeated(loop, 20, spans=2)  # to warm up
+    hold_exporter()
     by_spans = [repeated(loop, min(100, max(3, SPANS_A_SIZE // each)), divisor=each, spans=each) for each in spans]
     by_size = [repeated(echo, TIMES, text=prose(each * 1_000)) for each in payloads_kb]
     return {
