@@ -244,7 +244,7 @@ def said_by_spans(native):
 
 @pytest.mark.parametrize("call", PLAIN.values(), ids=PLAIN)
 def test_a_trace_that_spans_say_differs_in_what_the_table_says(store, call):
-    """Of a trace that goes in a batch, source and run are the root's, what the spans say anyway is absent, the rest equal."""
+    """Of a trace that goes in a batch, source and run are the root's, what spans say is absent, the rest equal."""
     native, recorded = facts(traced(call, "native")), facts(traced(call, "recorded"))
     assert recorded == said_by_spans(native)
 

@@ -30,7 +30,10 @@ class TrackingServer:
             self._process = subprocess.Popen(
                 [*command, "--workers", "1"],
                 cwd=self.folder,
-                env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nobody asks for
+                },
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

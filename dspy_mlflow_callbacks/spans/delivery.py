@@ -10,16 +10,15 @@ import logging
 import threading
 import urllib.error
 import urllib.request
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import mlflow
 
-from dspy_mlflow_callbacks.stats import WarnOnce
+from dspy_mlflow_callbacks.stats import WarnNotStored
 
 PROBE_SECONDS = 5.0
 _MLFLOW_EXPORT_LOGGER = "mlflow.tracing.export.mlflow_v3"
 _LOST = "Failed to send trace"
-_MAX_REASON_CHARACTERS = 300
 
 
 class DeliveryWatch(logging.Filter):
@@ -27,7 +26,7 @@ class DeliveryWatch(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._warn = WarnOnce()
+        self._warn = WarnNotStored()
         self._probed: set[str] = set()
 
     def start(self) -> None:
@@ -39,7 +38,7 @@ class DeliveryWatch(logging.Filter):
         message = record.getMessage()
         if not message.startswith(_LOST):
             return True
-        self._say(mlflow.get_tracking_uri(), message)
+        self._warn.store(mlflow.get_tracking_uri(), message)
         return False
 
     def probe(self) -> None:
@@ -57,17 +56,7 @@ class DeliveryWatch(logging.Filter):
         except urllib.error.HTTPError:
             return  # it answers, be it that we may not ask
         except OSError as error:
-            self._say(uri, f"the server does not answer ({error})")
-
-    def _say(self, uri: str, reason: str) -> None:
-        short = reason.splitlines()[0][:_MAX_REASON_CHARACTERS]
-        message = f"Traces are not stored in {_without_credentials(uri)}: {short}. The program goes on without them."
-        self._warn(uri, message)
-
-
-def _without_credentials(uri: str) -> str:
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+            self._warn.store(uri, f"the server does not answer ({error})")
 
 
 DELIVERY = DeliveryWatch()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.background import STORE_SECONDS, Search
+from dspy_mlflow_callbacks.stats import without_credentials
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _MAX_REASON_CHARACTERS = 300
 
 # After how long a store that refused an experiment is asked again: it may be restored meanwhile, but not at every call.
@@ -28,8 +27,7 @@ class ExperimentError(Exception):
     """
 
     def __init__(self, experiment: str, reason: object) -> None:
-        first = str(reason).strip().partition("\n")[0]
-        short = _CREDENTIALS.sub("", first)[:_MAX_REASON_CHARACTERS]
+        short = without_credentials(str(reason)).strip().partition("\n")[0][:_MAX_REASON_CHARACTERS]
         super().__init__(f"Traces for {experiment} are not stored: {short or type(reason).__name__}")
 
 
