@@ -97,6 +97,7 @@ def test_the_setup(run):
     assert [span.name for span in trace.data.spans if span.span_type == "PARSER"] == []
 
 
+@pytest.mark.engine("auto")  # no variable is set
 def test_the_same_from_outside(run):
     """The variables say what the setup in code says."""
     from_outside = TracingConfig.from_env(variables())
@@ -197,6 +198,7 @@ def test_mlflows_own_ratio_comes_last(run, dspy_traces, monkeypatch):
     assert (callback.stats().started, callback.stats().dropped) == (0, 1)
 
 
+@pytest.mark.engine("auto")  # no variable is set
 def test_the_block_on_a_ratio(run):
     """The block configures a ratio."""
     run("sampling_ratio=0.1)])")
