@@ -22,20 +22,22 @@ NOT_STORED = (
 
 
 def facts(traces, note=lambda given: None):
-    """Run a program inside an MLflow run, and return the trace's facts by where they stand, and the run's traces."""
+    """Run a program inside an MLflow run, and return what its trace's root and metadata say."""
     with mlflow.start_run() as run:
         Runs(note)(given=1)
-    info = traces.one().info
+    trace = traces.one()
+    info = trace.info
     of_run = mlflow.search_traces(locations=[traces.experiment_id], run_id=run.info.run_id, return_type="list")
     assert [trace.info.trace_id for trace in of_run] == [info.trace_id]
-    return info.tags, info.trace_metadata
+    (root,) = trace.data.spans
+    return root.attributes, info.trace_metadata
 
 
 @pytest.mark.parametrize("engine", ["native", "recorded"], indirect=True)
 def test_where_run_and_process_are_said(dspy_traces, engine):
-    """A batch says run and process in tags, MLflow's exporter in metadata; a search by run finds both."""
-    tags, metadata = facts(dspy_traces)
-    here, there = (metadata, tags) if engine == "native" else (tags, metadata)
+    """The root of a batch says run and process, MLflow's exporter says them in metadata; a search by run finds both."""
+    root, metadata = facts(dspy_traces)
+    here, there = (metadata, root) if engine == "native" else (root, metadata)
     assert [name for name in PROCESS if name not in here or name in there] == []
     assert [name for name in NOT_STORED if (name in metadata) is not (engine == "native")] == []
 
@@ -43,8 +45,8 @@ def test_where_run_and_process_are_said(dspy_traces, engine):
 @pytest.mark.parametrize("engine", ["native", "recorded"], indirect=True)
 def test_a_trace_that_needs_a_record_has_it_whole(dspy_traces, engine):
     """With metadata of the program's own a trace has all facts where MLflow's exporter has them, on either engine."""
-    tags, metadata = facts(dspy_traces, lambda given: mlflow.update_current_trace(metadata={"build": "7"}))
-    assert [name for name in (*PROCESS, *NOT_STORED, "build") if name not in metadata or name in tags] == []
+    root, metadata = facts(dspy_traces, lambda given: mlflow.update_current_trace(metadata={"build": "7"}))
+    assert [name for name in (*PROCESS, *NOT_STORED, "build") if name not in metadata or name in root] == []
 
 
 def test_the_table_has_each_fact():
