@@ -128,7 +128,8 @@ They keep their meaning beside these:
 | `MLFLOW_TRACKING_URI` | the store |
 | `MLFLOW_EXPERIMENT_NAME`, `MLFLOW_EXPERIMENT_ID` | MLflow's active experiment, where traces go unless `experiment` names another |
 | `MLFLOW_TRACE_SAMPLING_RATIO` | MLflow's own sampling, of the traces that `sampling_ratio` and `sampling_rules` have kept |
-| `MLFLOW_ENABLE_ASYNC_TRACE_LOGGING` and `MLFLOW_ASYNC_TRACE_LOGGING_...` | how MLflow stores traces in the background |
+| `MLFLOW_ENABLE_ASYNC_TRACE_LOGGING` | whether traces are stored in the background; if not, a call ends when its trace is stored |
+| `MLFLOW_ASYNC_TRACE_LOGGING_...` | how MLflow stores traces in the background, where the native engine serves |
 | `MLFLOW_TRACE_EXTRACT_ATTACHMENTS` | whether images and other binary data become attachments |
 """
 

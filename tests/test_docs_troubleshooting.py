@@ -27,6 +27,7 @@ from dspy_mlflow_callbacks import (
     MlflowCallback,
     Redactor,
     SamplingRule,
+    TailSampler,
     autolog,
     detach,
     suppress_tracing,
@@ -53,7 +54,7 @@ def traced(callback: MlflowCallback, program: dspy.Module | None = None) -> Mlfl
 def counts(callback: MlflowCallback) -> str:
     """Return which of a callback's counts are not 0."""
     stats = callback.stats()
-    return ", ".join(name for name in ("started", "ended", "dropped", "failed", "open") if getattr(stats, name))
+    return ", ".join(name for name in ("started", "ended", "dropped", "failed", "lost", "open") if getattr(stats, name))
 
 
 def causes(heading: str) -> list[str]:
@@ -75,6 +76,7 @@ def test_each_block_is_run():
 # Look here first
 
 
+@pytest.mark.engine("auto")  # no variable is set
 def test_the_first_look(dspy_traces, capsys):
     """The first block prints the callbacks with their options, what was counted, and where traces go."""
     callback = traced(MlflowCallback(level="info"))
@@ -170,6 +172,16 @@ def sampled_out():
 
 
 @contextlib.contextmanager
+def left_out_by_the_tail_sampler():
+    callback = traced(MlflowCallback(tail_sampler=TailSampler()))
+    assert callback.flush()
+    assert counts(callback) == "started, ended, dropped"
+    assert "tail_sampler" in repr(callback)
+    yield
+    traced(MlflowCallback(tail_sampler=TailSampler(background_ratio=1.0)))
+
+
+@contextlib.contextmanager
 def a_callers_decision():
     trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     with mlflow.tracing.set_tracing_context_from_http_request_headers({"traceparent": f"00-{trace_id}-{span_id}-00"}):
@@ -213,6 +225,7 @@ CAUSES = {
     "it is switched off": switched_off,
     "the program has a callback of its own": a_callback_of_its_own,
     "sampled out": sampled_out,
+    "the tail sampler left it out": left_out_by_the_tail_sampler,
     "a caller's decision": a_callers_decision,
     "a scope": a_scope,
     "MLflow's tracing is off": mlflow_is_off,
@@ -222,7 +235,7 @@ CAUSES = {
 STORE_CAUSES = [
     "another store",
     "another experiment",
-    "the process ended before MLflow wrote them",
+    "the process ended before they were stored",
     "the store cannot be reached",
 ]
 
@@ -232,7 +245,14 @@ def test_each_cause_is_shown():
     assert sorted(causes("No traces")) == sorted([*CAUSES, *STORE_CAUSES])
 
 
-@pytest.mark.parametrize("cause", CAUSES.values(), ids=CAUSES)
+@pytest.mark.parametrize(
+    "cause",
+    [
+        # The native engine has no tail sampler.
+        pytest.param(cause, id=name, marks=[pytest.mark.engine("auto")] if "tail sampler" in name else [])
+        for name, cause in CAUSES.items()
+    ],
+)
 def test_no_traces(dspy_traces, cause):
     """The cause stores no trace and shows as the page says; its remedy stores one."""
     with cause():
@@ -298,39 +318,61 @@ def run_process(block: str, **environment: str):
     )
 
 
+# The store is open, and its database takes no more writes until the process has ended.
+LOCKED = """
+import sqlite3
+from dspy_mlflow_callbacks import flush
+program(question="first")
+flush()
+database = sqlite3.connect(mlflow.get_tracking_uri().removeprefix("sqlite:///"))
+database.execute("BEGIN IMMEDIATE")
+"""
+
+
 def test_a_process_that_ends_at_once(dspy_traces):
-    """What a process leaves by `os._exit` is not stored, unless it waits for MLflow."""
+    """What a process leaves by `os._exit` is not stored, unless it waits for it."""
     waits = PAGE.block("os._exit(0)")
-    leaves = waits.replace("mlflow.flush_trace_async_logging()\n", "")
+    leaves = waits.replace("flush()\n", "")
     assert leaves != waits
     store = {
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "MLFLOW_EXPERIMENT_ID": dspy_traces.experiment_id,
         "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "true",
-        # So that MLflow's exporter is not faster than the process ends.
-        "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "3600000",
-        "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "1000",
     }
     with ThreadPoolExecutor() as pool:  # one waits for the other's disk, not for its processor
-        ended = list(pool.map(lambda block: run_process(block, **store), (leaves, waits)))
+        ended = list(pool.map(lambda block: run_process(block, **store), (LOCKED + leaves, waits)))
     assert [(done.stdout, done.returncode) for done in ended] == [("42\n", 0)] * 2
-    assert len(dspy_traces.all()) == 1
+    questions = [trace.data.spans[0].inputs["question"] for trace in dspy_traces.all()]
+    assert sorted(questions) == ["Why is the sky blue?", "first"]
 
 
-@pytest.mark.warns
-def test_a_store_that_cannot_be_reached_and_another_store(dspy_traces, warned, monkeypatch):
+MOVES = """
+from dspy_mlflow_callbacks import flush
+store = mlflow.get_tracking_uri()
+mlflow.set_tracking_uri("{uri}")
+program(question="why?")
+flush(timeout=3)
+mlflow.set_tracking_uri(store)
+mlflow.set_experiment(experiment_id="{experiment_id}")
+print(program(question="why?").answer)
+flush(timeout=3)
+"""
+
+
+def test_a_store_that_cannot_be_reached_and_another_store(dspy_traces):
     """A store that is away is named with its reason; the program goes on, and traces go to the store that is set."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    store = mlflow.get_tracking_uri()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        mlflow.set_tracking_uri(uri)  # nothing listens there
-        traced(MlflowCallback())
-    (warning,) = warned.messages
-    assert warning.startswith(f"Traces are not stored in {uri}: ")
-    mlflow.set_tracking_uri(store)
-    traced(MlflowCallback())
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"  # nothing listens there
+        environment = {
+            "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "DSPY_MLFLOW_EXIT_TIMEOUT_S": "1",
+        }
+        done = run_process(MOVES.format(uri=uri, experiment_id=dspy_traces.experiment_id), **environment)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if "Traces are not stored in" in line]
+    assert f"Traces are not stored in {uri}: " in warning
     assert len(dspy_traces.all()) == 1
 
 
@@ -502,6 +544,7 @@ def test_what_makes_a_trace_smaller(dspy_traces):
     assert max(smaller) < whole * 0.8
 
 
+@pytest.mark.engine("auto")  # no variable is set
 def test_the_block_on_speed(dspy_traces):
     """The block keeps a share of the traces, without adapters and with short payloads."""
     PAGE.run("max_payload_chars=10_000", dspy=dspy)
@@ -644,6 +687,7 @@ def test_another_process(dspy_traces):
 # A span is missing
 
 
+@pytest.mark.engine("auto")  # no variable is set
 def test_which_options_are_set(capsys):
     """The block prints the options that are not at their defaults, and their names."""
     PAGE.run("callback.config.changed()", callback=MlflowCallback(level="info", evaluate=False))
@@ -836,7 +880,7 @@ LOGGED = {
     for path, module in MODULES.items()
     for node in ast.walk(module)
     if isinstance(node, ast.Call)
-    and getattr(node.func, "attr", getattr(node.func, "id", None)) in ("_warn", "Wrong", "warning")
+    and getattr(node.func, "attr", getattr(node.func, "id", None)) in ("_warn", "_WARN", "Wrong", "warning")
     and (texts := [text for text in said_by(module, node) if " " in text])
 }
 

@@ -30,6 +30,7 @@ def elsewhere(request, monkeypatch, tmp_path):
     uris = {"databricks": "databricks", "a folder": tmp_path.as_uri()}
     variables = {
         "an OTLP endpoint": ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/v1/traces"),
+        "a shared context": ("MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT", "true"),
         "a shared provider": ("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", "false"),
     }
     if request.param in uris:
@@ -46,6 +47,14 @@ ELSEWHERE = pytest.mark.parametrize(
         ("databricks", "the tracking URI is of the kind 'databricks'; allowed are http, https, mssql, mysql, "),
         ("a folder", "the tracking URI is of the kind 'file'; allowed are http, https, mssql, mysql, "),
         ("an OTLP endpoint", "traces go to an OTLP endpoint (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or "),
+        pytest.param(
+            "a shared context",
+            "MLflow shares OpenTelemetry's context (MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT=true)",
+            marks=pytest.mark.skipif(
+                not hasattr(mlflow.environment_variables, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT"),
+                reason="MLflow has no such variable yet",
+            ),
+        ),
         ("a shared provider", "MLflow shares OpenTelemetry's tracer provider (MLFLOW_USE_DEFAULT_TRACER_PROVIDER="),
     ],
     indirect=["elsewhere"],

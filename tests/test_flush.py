@@ -16,6 +16,13 @@ import dspy_mlflow_callbacks
 from dspy_mlflow_callbacks import MlflowCallback
 
 
+@pytest.fixture(autouse=True)
+def _in_the_background(dspy_traces, monkeypatch):
+    """Let traces be stored in the background, as they are outside of tests."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
+    mlflow.tracing.reset()
+
+
 @contextmanager
 def locked_store():
     """Let nobody else write to the test's database."""

@@ -48,7 +48,15 @@ def why_not_recorded() -> str | None:
         return "traces go to an OTLP endpoint (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT)"
     if not provider.MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get():
         return "MLflow shares OpenTelemetry's tracer provider (MLFLOW_USE_DEFAULT_TRACER_PROVIDER=false)"
+    if shares_context():
+        return "MLflow shares OpenTelemetry's context (MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT=true)"
     return _why_not_stored_in(mlflow.get_tracking_uri())
+
+
+def shares_context() -> bool:
+    """Return whether MLflow's spans stand in OpenTelemetry's own context too, for other instrumentations to see."""
+    variable = getattr(provider, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT", None)  # since MLflow 3.15
+    return variable is not None and bool(variable.get())
 
 
 def _why_not_stored_in(uri: str) -> str | None:

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from dspy_mlflow_callbacks.background import STORE_SECONDS, Search
-from dspy_mlflow_callbacks.mlflow_internals.recorders import Recorder
+from dspy_mlflow_callbacks.mlflow_internals.recorders import Recorder, shares_context
 
 # MLflow imports this, and a second's worth of modules with it, when it starts its first trace: not in a user's call.
 with suppress(ImportError):
@@ -74,8 +74,7 @@ class Tracer:
         if isinstance(tracer, SdkTracer):
             tracer.id_generator = ids
         is_isolated = provider.MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get()
-        propagate = getattr(provider, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT", None)  # since MLflow 3.15
-        is_shared = is_isolated and propagate is not None and propagate.get()
+        is_shared = is_isolated and shares_context()
         of_provider = provider.provider.get()
         processors = getattr(getattr(of_provider, "_active_span_processor", None), "_span_processors", ())
         asks = any(isinstance(each, MlflowV3SpanProcessor) for each in processors)  # others need no experiment

@@ -11,6 +11,7 @@ from dspy_mlflow_callbacks import (
     CallEnd,
     CallKind,
     CallStart,
+    EndedTrace,
     KindFilter,
     LevelFilter,
     LMCallback,
@@ -27,8 +28,10 @@ from dspy_mlflow_callbacks import (
     SamplingRule,
     Stats,
     TagInjector,
+    TailSampler,
     TracingConfig,
     autolog,
+    flush,
     suppress_tracing,
     trace_context,
 )
@@ -58,7 +61,7 @@ steps: list[Middleware] = [RatioSampler(0.1), TagInjector({"team": "search"}), o
 callback = MlflowCallback(middleware=steps)
 some = [ModuleCallback(), LMCallback(middleware=(lambda call: call,))]
 stats: Stats = callback.stats()
-started: int = stats.started
+counts: tuple[int, ...] = (stats.started, stats.stored, stats.lost, stats.queued, stats.bytes)
 
 
 def tenant(call: CallStart) -> str | None:
@@ -70,6 +73,16 @@ def without_greetings(payload: Payload) -> Payload:
     """Leave out greetings."""
     return payload.with_text(payload.text.replace("hello", ""))
 
+
+def slow(trace: EndedTrace) -> bool:
+    """Keep what is slow, dear or marked."""
+    return trace.duration_s > 1 or trace.cost_usd > 1 or trace.tokens > 1 or trace.tags.get("keep") == trace.name
+
+
+tail_sampler = TailSampler(
+    keep_errors=True, min_duration_s=5, min_cost_usd=0.5, min_tokens=1000, keep=slow, background_ratio=0.01
+)
+is_stored: bool = flush() and flush(timeout=1) and callback.flush(0.5)
 
 options = MlflowCallback(
     enabled=True,
@@ -94,7 +107,14 @@ options = MlflowCallback(
     redact_fields=["ssn"],
     evaluate=False,
     compile=False,
-    engine="native",
+    engine="recorded",
+    tail_sampler=tail_sampler,
+    max_queue_traces=1000,
+    max_queue_bytes=1_000_000,
+    on_full="drop",
+    max_block_s=0.5,
+    exit_timeout_s=5,
+    max_open_s=60,
     verbosity="error",
 )
 config = TracingConfig(events=["lm"], sampling_rules=[{"ratio": 0.5}], tags={"team": "search"})
@@ -119,6 +139,8 @@ payload_steps: list[PayloadStep] = [
 ]
 callback = MlflowCallback(middleware=filters, payload_steps=payload_steps)
 
+MlflowCallback(engine="auto", tail_sampler={"min_tokens": 1000})
+TailSampler(keep=only_modules)  # type: ignore[arg-type]
 MlflowCallback(level=7)  # type: ignore[arg-type]
 MlflowCallback(levle="info")  # type: ignore[call-arg]
 TracingConfig(events="lm", enabled="yes")  # type: ignore[arg-type]
