@@ -5,6 +5,7 @@ from __future__ import annotations
 from dspy_mlflow_callbacks.middleware import MiddlewareError
 from dspy_mlflow_callbacks.payload import PayloadStepError
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
+from dspy_mlflow_callbacks.spans.recorded_traces import TailSamplerError
 from dspy_mlflow_callbacks.stats import Counters, WarnOnce
 
 
@@ -16,12 +17,14 @@ class Losses:
         self._warn = WarnOnce()
 
     def __call__(self, error: Exception) -> None:
-        """Count a span that *error* cost, and say so once."""
+        """Count what *error* cost, a span or a decision, and say so once."""
         self._counters.failed()
         if isinstance(error, MiddlewareError):
             self._warn(id(error.step), f"A middleware failed; its calls are not recorded: {error}", error)
         elif isinstance(error, PayloadStepError):
             self._warn(id(error.step), f"A payload step failed; its payloads are withheld: {error}", error)
+        elif isinstance(error, TailSamplerError):
+            self._warn(id(error.step), f"A tail sampler failed; its traces are kept: {error}", error)
         elif isinstance(error, ExperimentError):
             self._warn(ExperimentError, f"{error}. The program goes on without them.")
         else:

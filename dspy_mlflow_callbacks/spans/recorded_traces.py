@@ -23,6 +23,15 @@ from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
 _SPAN_BYTES = 2048
 
 
+class TailSamplerError(Exception):
+    """A tail sampler raised, and the trace is kept; *step* is the culprit."""
+
+    def __init__(self, step: object, problem: Exception) -> None:
+        super().__init__(f"{step!r} raised {type(problem).__name__}: {problem}")
+        self.step = step
+        self.__cause__ = problem
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class Settings:
     """What a callback says of the content and the delivery of its traces.
@@ -240,16 +249,23 @@ class OwnTrace(RecordedTrace):
         """Return what leaves; None if the tail sampler drops it."""
         ended = self._ended()
         others = self._ended_others()
-        tail_sampler = self._settings.tail_sampler
-        if tail_sampler is not None and not tail_sampler.keeps(
-            EndedTrace(self.trace_id, [*ended, *others], self._texts()[0])
-        ):
+        if not self._is_kept([*ended, *others]):
             self._is_dropped = True
             self._settings.counters.dropped()
             return None
         leaving = _leaving(ended)
         self.run_steps(leaving)
         return self._with_trace_facts([*leaving, *others], [*ended, *others])
+
+    def _is_kept(self, spans: list[Any]) -> bool:
+        tail_sampler = self._settings.tail_sampler
+        if tail_sampler is None:
+            return True
+        try:
+            return tail_sampler.keeps(EndedTrace(self.trace_id, spans, self._texts()[0]))
+        except Exception as error:  # noqa: BLE001  (the user's)
+            self._settings.on_loss(TailSamplerError(tail_sampler, error))
+            return True
 
     def _with_trace_facts(self, leaving: list[Any], spans: list[Any]) -> Prepared:
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
