@@ -60,6 +60,7 @@ from dspy_mlflow_callbacks.mlflow_internals.otlp import (
 )
 from dspy_mlflow_callbacks.mlflow_internals.recorders import (
     Recorder,
+    missing_in_mlflow,
     why_not_recorded,
 )
 from dspy_mlflow_callbacks.mlflow_internals.runs import (
@@ -142,6 +143,7 @@ __all__ = [
     "link_prompts",
     "link_run",
     "live_span",
+    "missing_in_mlflow",
     "new_info",
     "note_evaluated",
     "open_scopes",
