@@ -17,7 +17,7 @@ class Losses:
         self._warn = WarnOnce()
 
     def __call__(self, error: Exception) -> None:
-        """Count a span that *error* cost, and say so once."""
+        """Count what *error* cost, a span or a decision, and say so once."""
         self._counters.failed()
         if isinstance(error, MiddlewareError):
             self._warn(id(error.step), f"A middleware failed; its calls are not recorded: {error}", error)

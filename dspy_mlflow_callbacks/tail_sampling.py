@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -82,8 +82,23 @@ class EndedTrace:
         return self._sum("mlflow.llm.cost", "total_cost")
 
     def _sum(self, attribute: str, key: str) -> float:
-        texts = (span.attributes.get(attribute) for span in self.spans)
-        return sum(orjson.loads(text).get(key) or 0 for text in texts if text)
+        said = {span.context.span_id: text for span in self.spans if (text := span.attributes.get(attribute))}
+        if not said:
+            return 0
+        above = {span.context.span_id: span.parent.span_id if span.parent else None for span in self.spans}
+        # As MLflow counts: what a span below says, such as that of a client that the LM calls, is said already.
+        counted = [text for span_id, text in said.items() if not _is_below(span_id, said, above)]
+        return sum(orjson.loads(text).get(key) or 0 for text in counted)
+
+
+def _is_below(span_id: int, others: Container[int], above: Mapping[int, int | None]) -> bool:
+    """Return whether one of *others* encloses a span."""
+    parent = above.get(span_id)
+    while parent is not None:
+        if parent in others:
+            return True
+        parent = above.get(parent)
+    return False
 
 
 @attrs.frozen(kw_only=True)

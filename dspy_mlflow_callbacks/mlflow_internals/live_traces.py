@@ -104,23 +104,40 @@ def trace_entry(otel_trace_id: int) -> Any:
     return manager._traces.get(manager._otel_id_to_mlflow_trace_id.get(otel_trace_id))
 
 
-def register_span(span: Any, otel_trace_id: int, entry: Any) -> None:
-    """Make *span* a live span of MLflow's.
-
-    Args:
-        span: OpenTelemetry's.
-        otel_trace_id: Its trace.
-        entry: MLflow's entry of the trace. It has room for 1,000 traces, and for an hour: one that was put out is put
-            back.
-    """
-    manager = InMemoryTraceManager.get_instance()
-    trace_id = entry.info.trace_id
-    live = LiveSpan(span, trace_id, json.loads(span.attributes["mlflow.spanType"]))
-    with manager._lock:
-        if trace_id not in manager._traces:
-            manager._traces[trace_id] = entry
-            manager._otel_id_to_mlflow_trace_id[otel_trace_id] = trace_id
+def register_span(span: Any, entry: Any) -> None:
+    """Make *span*, which is OpenTelemetry's, a live span of MLflow's in a trace that MLflow has an entry of."""
+    live = LiveSpan(span, entry.info.trace_id, json.loads(span.attributes["mlflow.spanType"]))
+    with InMemoryTraceManager.get_instance()._lock:
         entry.span_dict[live.span_id] = live
+
+
+def is_in_memory(entry: Any) -> bool:
+    """Return whether MLflow still has a trace in memory: it has room for 1,000, and keeps them for an hour."""
+    return InMemoryTraceManager.get_instance()._traces.get(entry.info.trace_id) is entry
+
+
+def put_back(otel_trace_id: int, entry: Any) -> None:
+    """Put a trace that MLflow has put out of its memory, or stored, back there."""
+    manager = InMemoryTraceManager.get_instance()
+    with manager._lock:
+        manager._traces[entry.info.trace_id] = entry
+        manager._otel_id_to_mlflow_trace_id[otel_trace_id] = entry.info.trace_id
+
+
+def has_open_spans(entry: Any) -> bool:
+    """Return whether any span of a trace has not ended."""
+    with InMemoryTraceManager.get_instance()._lock:
+        return any(span.end_time_ns is None for span in entry.span_dict.values())
+
+
+def export_if_held_back(entry: Any, processor: Any) -> None:
+    """Have MLflow store a trace whose root has ended before a span that is none of MLflow's own.
+
+    MLflow holds it back until it stores something else.
+    """
+    roots = [span for span in list(entry.span_dict.values()) if span.parent_id is None]
+    if roots and roots[0].end_time_ns is not None:
+        processor.span_exporter.export(())
 
 
 def forget_trace(otel_trace_id: int, entry: Any) -> None:

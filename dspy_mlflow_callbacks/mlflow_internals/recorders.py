@@ -36,14 +36,20 @@ def scheme_of(uri: str) -> str:
     return uri.partition(":")[0].partition("+")[0]
 
 
+def missing_in_mlflow() -> str | None:
+    """Return what this release of MLflow lacks that the recorded engine stands on; None if nothing."""
+    missing = [name for owner, name in _NEEDED if not hasattr(owner, name)]
+    return f"MLflow {mlflow.__version__} has no {', '.join(missing)}" if missing else None
+
+
 def why_not_recorded() -> str | None:
     """Return what is in the way of the recorded engine where traces go now; None if nothing is.
 
     Nothing is opened or asked for: what MLflow is set to is all that is looked at.
     """
-    missing = [name for owner, name in _NEEDED if not hasattr(owner, name)]
-    if missing:
-        return f"MLflow {mlflow.__version__} has no {', '.join(missing)}"
+    missing = missing_in_mlflow()
+    if missing is not None:
+        return missing
     if should_use_otlp_exporter():
         return "traces go to an OTLP endpoint (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT)"
     if not provider.MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get():

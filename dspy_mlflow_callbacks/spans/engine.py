@@ -33,7 +33,8 @@ class Engine:
         settings: What the callback says of content and delivery.
         experiment: Name or id of the experiment of traces that begin here; None is MLflow's active one.
         name: `auto` takes the recorded engine where traces go to a tracking store, and the native one elsewhere;
-            `recorded` says so if it has to; `native` takes the native one.
+            `recorded` says so if it has to; `native` takes the native one. A release of MLflow in which the recorded
+            engine does not find what it needs is warned of.
 
     Raises:
         ValueError: if the recorded engine is asked for and cannot serve where MLflow sends traces now.
@@ -81,7 +82,7 @@ class Engine:
             return False
         if tracer.recorder is not None and not internals.has_span_processors():
             return True
-        if tracer.is_on and (self._name == "recorded" or self._has_tail_sampler):
+        if tracer.is_on and (self._name == "recorded" or self._has_tail_sampler or internals.missing_in_mlflow()):
             self._warn_of_native()
         return False
 

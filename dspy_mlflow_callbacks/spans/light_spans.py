@@ -124,15 +124,15 @@ class LightSpan(ReadableSpan, otel.Span):
 
     def promote(self) -> None:
         """Become a live span of MLflow's, unless the span is one or has ended."""
-        if self._is_live or self._end_time is not None:
+        if self._end_time is not None or (self._is_live and self.trace.is_in_memory()):
             return
         with _PROMOTION:
+            if self.above is not None:
+                self.above.promote()
+            entry = self.trace.promoted()
             if not self._is_live:
-                if self.above is not None:
-                    self.above.promote()
-                entry = self.trace.promoted()
                 self._is_live = True
-                internals.register_span(self, self.trace.otel_id, entry)
+                internals.register_span(self, entry)
 
     def is_recording(self) -> bool:
         """Return whether the span is open."""

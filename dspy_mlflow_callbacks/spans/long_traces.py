@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from dspy_mlflow_callbacks.stats import WarnOnce
+
 _CHECKS_A_LIMIT = 4
 """How often a trace is looked at within the time after which it is stored so far."""
 
@@ -28,6 +30,7 @@ class LongTraces:
 
     def __init__(self, open_traces: Callable[[], Iterable[Long]]) -> None:
         self._open_traces = open_traces
+        self._warn = WarnOnce()
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
 
@@ -51,4 +54,10 @@ class LongTraces:
             if self._wake.wait(self._limit_s / _CHECKS_A_LIMIT):
                 self._wake.clear()
             for trace in self._open_traces():
-                trace.deliver_if_long()
+                self._look_at(trace)
+
+    def _look_at(self, trace: Long) -> None:
+        try:
+            trace.deliver_if_long()
+        except Exception as error:  # noqa: BLE001  (the thread goes on)
+            self._warn(type(error), f"What has ended of a long trace is stored with the rest of it: {error!r}", error)

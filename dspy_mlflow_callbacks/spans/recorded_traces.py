@@ -13,6 +13,7 @@ from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
 from dspy_mlflow_callbacks.payload import PayloadSteps
+from dspy_mlflow_callbacks.spans.late_spans import LateSpans
 from dspy_mlflow_callbacks.spans.leaving import are_clear, preview_content, run_steps, span_content, trace_content
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.stats import Counters
@@ -68,6 +69,7 @@ class RecordedTrace:
         self._settings = settings
         self._experiment_id = experiment_id
         self._entry: Any = None  # MLflow's, once somebody has looked
+        self._is_put_back = False  # into MLflow's memory, by a look
         self._is_dropped = False  # by the tail sampler
         self._delivered_at = time.monotonic()
 
@@ -82,7 +84,19 @@ class RecordedTrace:
         return Destination(tracking_uri=self.tracer.recorder.tracking_uri, experiment_id=self._experiment_id)
 
     def promoted(self) -> Any:
-        """Return MLflow's entry of the trace, which is in MLflow's memory from now on."""
+        """Return MLflow's entry of the trace, which is in MLflow's memory now."""
+        if self._entry is None:
+            self._entry = self._register()
+        elif not self.is_in_memory():
+            internals.put_back(self.otel_id, self._entry)
+            self._is_put_back = True
+        return self._entry
+
+    def is_in_memory(self) -> bool:
+        """Return whether MLflow has the trace in memory, as it has until it has stored it or has too many."""
+        return self._entry is not None and internals.is_in_memory(self._entry)
+
+    def _register(self) -> Any:
         raise NotImplementedError
 
     def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
@@ -113,6 +127,15 @@ class RecordedTrace:
             if part.spans:
                 self._settings.exporter.put(part, self._settings.limits)
 
+    def _leave_memory(self) -> None:
+        """Take the trace out of MLflow's memory, unless MLflow's exporter has more of it to store."""
+        if self._entry is None:
+            return
+        if internals.has_open_spans(self._entry):
+            LateSpans(self.otel_id, self._entry, self.tracer.recorder.processor).wait()
+        else:
+            internals.forget_trace(self.otel_id, self._entry)
+
     def _deliver(self, *, at_once: bool) -> None:
         if at_once or self.tracer.recorder.is_synchronous:
             self._settings.exporter.deliver_now(self)
@@ -126,6 +149,11 @@ class RecordedTrace:
         for span in ended:
             span.replace_attribute(internals.REQUEST_ID, request_id)
         return ended
+
+    def _ended_others(self) -> list[Any]:
+        """Return OpenTelemetry's spans of the user's own that have ended, where they are MLflow's."""
+        others = [] if self._entry is None else internals.others_spans(self._entry, LightSpan)
+        return [internals.otel_span(span) for span in others if span.end_time_ns is not None]
 
     def run_steps(self, spans: Iterable[Any]) -> None:
         """Run the payload steps of each callback on its spans."""
@@ -187,11 +215,8 @@ class OwnTrace(RecordedTrace):
         """Where it goes."""
         return attrs.evolve(super().destination, run_id=self._run_id, workspace=self._workspace)
 
-    def promoted(self) -> Any:
-        """Return MLflow's entry of the trace, which is in MLflow's memory from now on."""
-        if self._entry is None:
-            self._entry = internals.register_trace(self.otel_id, self._info(*self._facts()), is_remote=False)
-        return self._entry
+    def _register(self) -> Any:
+        return internals.register_trace(self.otel_id, self._info(*self._facts()), is_remote=False)
 
     def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
         """Add tags and metadata to the trace."""
@@ -205,8 +230,7 @@ class OwnTrace(RecordedTrace):
     def end(self) -> None:
         """Hand the trace over: its root has ended."""
         internals.set_last_active_trace_id(self.trace_id)
-        if self._entry is not None and not any(span.end_time_ns is None for span in self._others()):
-            internals.forget_trace(self.otel_id, self._entry)  # else MLflow's exporter has more of it to store
+        self._leave_memory()
         is_expected = internals.note_evaluated(self._tags, self.trace_id)
         if internals.is_shown():
             info, ended = self._info(*self._facts()), self._ended()
@@ -218,7 +242,7 @@ class OwnTrace(RecordedTrace):
     def prepared(self) -> Prepared | None:
         """Return what leaves; None if the tail sampler drops it."""
         ended = self._ended()
-        others = [internals.otel_span(span) for span in self._others() if span.end_time_ns is not None]
+        others = self._ended_others()
         if not self._is_kept([*ended, *others]):
             self._is_dropped = True
             self._settings.counters.dropped()
@@ -279,10 +303,6 @@ class OwnTrace(RecordedTrace):
     def _info(self, tags: dict[str, str], metadata: dict[str, str]) -> Any:
         return internals.new_info(self.trace_id, self.spans[0], self._experiment_id, tags, metadata)
 
-    def _others(self) -> list[Any]:
-        """Return MLflow's spans of the trace that are none of ours."""
-        return [] if self._entry is None else internals.others_spans(self._entry, LightSpan)
-
 
 class ForeignTrace(RecordedTrace):
     """The part of a trace that a program adds to it: below the user's own MLflow span, or a remote parent.
@@ -298,12 +318,10 @@ class ForeignTrace(RecordedTrace):
             if self._entry.info.trace_location is not None:  # it is None below a remote parent
                 self._experiment_id = self._entry.info.experiment_id or experiment_id
 
-    def promoted(self) -> Any:
-        """Return MLflow's entry of the trace."""
-        if self._entry is None:
-            info = internals.new_info(self.trace_id, self.spans[0], self._experiment_id, {}, {})
-            self._entry = internals.register_trace(self.otel_id, info, is_remote=True)
-        return self._entry
+    def _register(self) -> Any:
+        self._is_put_back = True
+        info = internals.new_info(self.trace_id, self.spans[0], self._experiment_id, {}, {})
+        return internals.register_trace(self.otel_id, info, is_remote=True)
 
     def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
         """Add tags and metadata to the trace, where MLflow has it."""
@@ -313,16 +331,22 @@ class ForeignTrace(RecordedTrace):
 
     def end(self) -> None:
         """Hand the part over: its first span has ended."""
-        if self._entry is not None:
+        if self.is_in_memory():
             for span in self._ended():  # MLflow adds up the tokens of what it has in memory
-                internals.register_span(span, self.otel_id, self._entry)
+                internals.register_span(span, self._entry)
+            if self._is_put_back:
+                self._leave_memory()
+            else:
+                internals.export_if_held_back(self._entry, self.tracer.recorder.processor)
         self._deliver(at_once=internals.note_evaluated({}, self.trace_id))
 
     def prepared(self) -> Prepared:
         """Return what leaves."""
         spans = _leaving(self._ended())
         self.run_steps(spans)
-        return Prepared(trace_id=self.trace_id, spans=spans)
+        # What a look has put into MLflow's memory leaves it with this part, stored by MLflow's exporter or not.
+        others = self._ended_others() if self._is_put_back else []
+        return Prepared(trace_id=self.trace_id, spans=[*spans, *others])
 
 
 def _leaving(spans: Iterable[Any]) -> list[Any]:
