@@ -133,7 +133,7 @@ def test_a_callable_that_raises_keeps_the_trace(dspy_traces, warned):
     assert len(dspy_traces.all()) == 2
     (record,) = warned.records
     assert record.getMessage().startswith("A tail sampler failed; its traces are kept: ")
-    assert "ZeroDivisionError: oops" in record.getMessage()
+    assert "ZeroDivisionError('oops')" in record.getMessage()
     assert record.exc_info
 
 
@@ -258,5 +258,5 @@ def test_an_option_that_is_no_tail_sampler_is_refused(value, said):
 
 def test_the_native_engine_refuses_it():
     """The native engine has no whole traces, and says so."""
-    with pytest.raises(ValueError, match="tail_sampler needs whole traces"):
+    with pytest.raises(ValueError, match="a tail sampler needs whole traces"):
         MlflowCallback(engine="native", tail_sampler=TailSampler())
