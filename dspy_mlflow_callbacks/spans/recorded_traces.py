@@ -77,6 +77,7 @@ class RecordedTrace:
         self.payload_size = 0
         self._settings = settings
         self._experiment_id = experiment_id
+        self._workspace = internals.workspace()
         self._entry: Any = None  # MLflow's, once somebody has looked
         self._is_put_back = False  # into MLflow's memory, by a look
         self._is_dropped = False  # by the tail sampler
@@ -90,7 +91,11 @@ class RecordedTrace:
     @property
     def destination(self) -> Destination:
         """Where it goes."""
-        return Destination(tracking_uri=self.tracer.recorder.tracking_uri, experiment_id=self._experiment_id)
+        return Destination(
+            tracking_uri=self.tracer.recorder.tracking_uri,
+            experiment_id=self._experiment_id,
+            workspace=self._workspace,
+        )
 
     def promoted(self) -> Any:
         """Return MLflow's entry of the trace, which is in MLflow's memory now."""
@@ -215,13 +220,12 @@ class OwnTrace(RecordedTrace):
     ) -> None:
         super().__init__(tracer, otel_id, settings, experiment_id)
         self._run_id: str | None = None if run is None else run.info.run_id
-        self._workspace = internals.workspace()
         self._tags, self._metadata = internals.surroundings()
 
     @property
     def destination(self) -> Destination:
         """Where it goes."""
-        return attrs.evolve(super().destination, run_id=self._run_id, workspace=self._workspace)
+        return attrs.evolve(super().destination, run_id=self._run_id)
 
     def _register(self) -> Any:
         return internals.register_trace(self.otel_id, self._new_info(), is_remote=False)
@@ -239,11 +243,11 @@ class OwnTrace(RecordedTrace):
         """Hand the trace over: its root has ended."""
         internals.set_last_active_trace_id(self.trace_id)
         self._leave_memory()
-        is_shown = internals.is_shown()
         is_expected = internals.note_evaluated(self._tags, self.trace_id)
+        is_shown = not is_expected and internals.is_shown()
         self._deliver(at_once=is_expected or is_shown)
-        if is_shown:
-            internals.show(self._new_info(), self._ended())
+        if is_shown and not self._is_dropped:
+            self._show()
 
     def prepared(self) -> Prepared | None:
         """Return what leaves; None if the tail sampler drops it."""
@@ -256,6 +260,12 @@ class OwnTrace(RecordedTrace):
         leaving = _leaving(ended)
         self.run_steps(leaving)
         return self._with_trace_facts([*leaving, *others], [*ended, *others])
+
+    def _show(self) -> None:
+        info, spans = self._info(), [*self._ended(), *self._ended_others()]
+        self._run_trace_steps(info)
+        internals.complete_info(info, self.spans[0], spans, self.tracer.recorder.processor)
+        internals.show(info, spans)
 
     def _is_kept(self, spans: list[Any]) -> bool:
         tail_sampler = self._settings.tail_sampler
@@ -271,7 +281,7 @@ class OwnTrace(RecordedTrace):
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
         root = self.spans[0]
         processor = self.tracer.recorder.processor
-        info = self._entry.info if self._entry is not None else self._new_info()
+        info = self._info()
         self._run_trace_steps(info)
         attachments = {} if self._entry is None else internals.attachments_of(self._entry)
         prompts = () if self._entry is None else tuple(self._entry.prompts)
@@ -287,6 +297,10 @@ class OwnTrace(RecordedTrace):
             if settings.payload_steps:
                 content = chain(trace_content(info.tags, info.trace_metadata), preview_content(info))
                 run_steps(settings.payload_steps, content, settings.on_loss)
+
+    def _info(self) -> Any:
+        """Return MLflow's `TraceInfo`: the one that it has in memory, or had, if somebody has looked."""
+        return self._new_info() if self._entry is None else self._entry.info
 
     def _new_info(self) -> Any:
         tags, metadata = self._texts()
