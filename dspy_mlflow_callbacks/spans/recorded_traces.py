@@ -123,6 +123,13 @@ class RecordedTrace:
 
     def prepared(self) -> Prepared | None:
         """Return what leaves; see `export.waiting.Waiting`."""
+        try:
+            return self._prepared()
+        except Exception as error:
+            self._settings.on_loss(error)  # the exporter counts the trace as lost, and does not say why
+            raise
+
+    def _prepared(self) -> Prepared | None:
         raise NotImplementedError
 
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
@@ -249,7 +256,7 @@ class OwnTrace(RecordedTrace):
         if is_shown and not self._is_dropped:
             self._show()
 
-    def prepared(self) -> Prepared | None:
+    def _prepared(self) -> Prepared | None:
         """Return what leaves; None if the tail sampler drops it."""
         ended = self._ended()
         others = self._ended_others()
@@ -364,8 +371,7 @@ class ForeignTrace(RecordedTrace):
                 internals.export_if_held_back(self._entry, self.tracer.recorder.processor)
         self._deliver(at_once=internals.note_evaluated({}, self.trace_id))
 
-    def prepared(self) -> Prepared:
-        """Return what leaves."""
+    def _prepared(self) -> Prepared:
         spans = _leaving(self._ended())
         self.run_steps(spans)
         # What a look has put into MLflow's memory leaves it with this part, stored by MLflow's exporter or not.
