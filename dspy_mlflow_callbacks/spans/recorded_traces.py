@@ -68,6 +68,7 @@ class RecordedTrace:
         self.payload_size = 0
         self._settings = settings
         self._experiment_id = experiment_id
+        self._workspace = internals.workspace()
         self._entry: Any = None  # MLflow's, once somebody has looked
         self._is_put_back = False  # into MLflow's memory, by a look
         self._is_dropped = False  # by the tail sampler
@@ -81,7 +82,11 @@ class RecordedTrace:
     @property
     def destination(self) -> Destination:
         """Where it goes."""
-        return Destination(tracking_uri=self.tracer.recorder.tracking_uri, experiment_id=self._experiment_id)
+        return Destination(
+            tracking_uri=self.tracer.recorder.tracking_uri,
+            experiment_id=self._experiment_id,
+            workspace=self._workspace,
+        )
 
     def promoted(self) -> Any:
         """Return MLflow's entry of the trace, which is in MLflow's memory now."""
@@ -109,6 +114,13 @@ class RecordedTrace:
 
     def prepared(self) -> Prepared | None:
         """Return what leaves; see `export.waiting.Waiting`."""
+        try:
+            return self._prepared()
+        except Exception as error:
+            self._settings.on_loss(error)  # the exporter counts the trace as lost, and does not say why
+            raise
+
+    def _prepared(self) -> Prepared | None:
         raise NotImplementedError
 
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
@@ -207,16 +219,16 @@ class OwnTrace(RecordedTrace):
     ) -> None:
         super().__init__(tracer, otel_id, settings, experiment_id)
         self._run_id: str | None = None if run is None else run.info.run_id
-        self._workspace = internals.workspace()
         self._tags, self._metadata = internals.surroundings()
 
     @property
     def destination(self) -> Destination:
         """Where it goes."""
-        return attrs.evolve(super().destination, run_id=self._run_id, workspace=self._workspace)
+        return attrs.evolve(super().destination, run_id=self._run_id)
 
     def _register(self) -> Any:
-        return internals.register_trace(self.otel_id, self._info(*self._facts()), is_remote=False)
+        info = self._info(self.spans[0], *self._facts())
+        return internals.register_trace(self.otel_id, info, is_remote=False)
 
     def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
         """Add tags and metadata to the trace."""
@@ -232,14 +244,13 @@ class OwnTrace(RecordedTrace):
         internals.set_last_active_trace_id(self.trace_id)
         self._leave_memory()
         is_expected = internals.note_evaluated(self._tags, self.trace_id)
-        if internals.is_shown():
-            info, ended = self._info(*self._facts()), self._ended()
-            self._deliver(at_once=True)
-            internals.show(info, ended)
-        else:
-            self._deliver(at_once=is_expected)
+        is_shown = not is_expected and internals.is_shown()
+        ours = self._ended() if is_shown else []
+        self._deliver(at_once=is_expected or is_shown)
+        if ours and not self._is_dropped:
+            self._show(ours)
 
-    def prepared(self) -> Prepared | None:
+    def _prepared(self) -> Prepared | None:
         """Return what leaves; None if the tail sampler drops it."""
         ended = self._ended()
         others = self._ended_others()
@@ -250,6 +261,12 @@ class OwnTrace(RecordedTrace):
         leaving = _leaving(ended)
         self.run_steps(leaving)
         return self._with_trace_facts([*leaving, *others], [*ended, *others])
+
+    def _show(self, ours: list[Any]) -> None:
+        root, spans = ours[0], [*ours, *self._ended_others()]
+        info = self._info(root, *self._without_secrets(ours))
+        internals.complete_info(info, root, spans, self.tracer.recorder.processor)
+        internals.show(info, spans)
 
     def _is_kept(self, spans: list[Any]) -> bool:
         tail_sampler = self._settings.tail_sampler
@@ -267,24 +284,15 @@ class OwnTrace(RecordedTrace):
     def _with_trace_facts(self, leaving: list[Any], spans: list[Any]) -> Prepared:
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
         root, entry, processor = self.spans[0], self._entry, self.tracer.recorder.processor
-        tags, metadata = self._facts() if entry is None else (entry.info.tags, entry.info.trace_metadata)
         # Before the steps, which may redact it: a remote repository's address with credentials.
-        is_said = internals.is_said_by_spans(metadata, processor)
-        content = list(trace_content(tags, metadata))
-        if entry is not None:
-            content += preview_content(entry.info)
-        for settings, _ in _by_settings(self.spans):
-            if settings.payload_steps:
-                run_steps(settings.payload_steps, content, settings.on_loss)
+        is_said = internals.is_said_by_spans(self._facts()[1], processor)
+        tags, metadata = self._without_secrets(self.spans)
         if is_said and (entry is None or internals.is_plain(entry)):
             for key, text in internals.attributes_of_trace(root.name, tags, metadata):
                 root.replace_attribute(key, text)
             return Prepared(trace_id=self.trace_id, spans=leaving)
-        return self._with_info(leaving, spans, self._info(tags, metadata) if entry is None else entry.info)
-
-    def _with_info(self, leaving: list[Any], spans: list[Any], info: Any) -> Prepared:
-        entry, processor = self._entry, self.tracer.recorder.processor
-        internals.complete_info(info, self.spans[0], spans, processor)
+        info = self._info(root, tags, metadata)
+        internals.complete_info(info, root, spans, processor)
         return Prepared(
             trace_id=self.trace_id,
             spans=leaving,
@@ -293,15 +301,31 @@ class OwnTrace(RecordedTrace):
             prompts=() if entry is None else tuple(entry.prompts),
         )
 
+    def _without_secrets(self, ours: Iterable[Any]) -> tuple[dict[str, str], dict[str, str]]:
+        """Run the payload steps of each callback on what is known of the trace, and return its tags and metadata."""
+        tags, metadata = self._facts()
+        content = list(trace_content(tags, metadata))
+        if self._entry is not None:
+            content += preview_content(self._entry.info)
+        for settings, _ in _by_settings(ours):
+            if settings.payload_steps:
+                run_steps(settings.payload_steps, content, settings.on_loss)
+        return tags, metadata
+
     def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return tags and metadata of a trace that nobody has looked at, those that MLflow adds among them."""
+        """Return the tags and metadata, those that MLflow adds among them."""
+        if self._entry is not None:
+            return self._entry.info.tags, self._entry.info.trace_metadata
         metadata = {**internals.source_metadata(self.tracer.recorder.processor), **self._metadata}
         if self._run_id is not None:
             metadata.setdefault(internals.SOURCE_RUN, self._run_id)
         return dict(self._tags), metadata
 
-    def _info(self, tags: dict[str, str], metadata: dict[str, str]) -> Any:
-        return internals.new_info(self.trace_id, self.spans[0], self._experiment_id, tags, metadata)
+    def _info(self, root: Any, tags: dict[str, str], metadata: dict[str, str]) -> Any:
+        """Return MLflow's `TraceInfo`: the one that it has in memory, or had, if somebody has looked."""
+        if self._entry is not None:
+            return self._entry.info
+        return internals.new_info(self.trace_id, root, self._experiment_id, tags, metadata)
 
 
 class ForeignTrace(RecordedTrace):
@@ -340,8 +364,7 @@ class ForeignTrace(RecordedTrace):
                 internals.export_if_held_back(self._entry, self.tracer.recorder.processor)
         self._deliver(at_once=internals.note_evaluated({}, self.trace_id))
 
-    def prepared(self) -> Prepared:
-        """Return what leaves."""
+    def _prepared(self) -> Prepared:
         spans = _leaving(self._ended())
         self.run_steps(spans)
         # What a look has put into MLflow's memory leaves it with this part, stored by MLflow's exporter or not.
