@@ -58,7 +58,7 @@ def are_clear(spans: Iterable[Any], steps: PayloadSteps) -> bool:
     for span in spans:
         if span.events or span.status.description:
             return False
-        texts += [f'"{key}":{value}' for key, value in span.attributes.items() if key not in _OWN]
+        texts += [f'"{_PLACES.get(key, key)}":{value}' for key, value in span.attributes.items() if key not in _OWN]
     return steps.clears("\n".join(texts))
 
 
