@@ -50,6 +50,7 @@ class Pipes:
 def main() -> None:
     """Store batch after batch, and answer each, until the program ends."""
     pipes = Pipes()
+    internals.leave_litellm_out()  # it takes seconds to import, and here only to price what DSPy could not
     try:
         while (frame := read_frame(pipes.read)) is not None:
             pipes.answer(_answer(*frame))

@@ -62,6 +62,7 @@ from dspy_mlflow_callbacks.mlflow_internals.names import (
 from dspy_mlflow_callbacks.mlflow_internals.otlp import (
     describe_for_otlp,
 )
+from dspy_mlflow_callbacks.mlflow_internals.prices import leave_litellm_out, settle_cost
 from dspy_mlflow_callbacks.mlflow_internals.recorders import (
     Recorder,
     missing_in_mlflow,
@@ -149,6 +150,7 @@ __all__ = [
     "is_said_by_spans",
     "is_shown",
     "is_suppressed",
+    "leave_litellm_out",
     "link_prompts",
     "link_run",
     "links_runs",
@@ -169,6 +171,7 @@ __all__ = [
     "replace_event_attribute",
     "replace_status_description",
     "set_last_active_trace_id",
+    "settle_cost",
     "show",
     "source_metadata",
     "store_of_its_own",

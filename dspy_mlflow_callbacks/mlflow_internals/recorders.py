@@ -90,6 +90,11 @@ class Recorder:
     is_synchronous: bool
     sampler: Any
 
+    @property
+    def is_database(self) -> bool:
+        """Whether this process writes to the store itself, and no server does."""
+        return scheme_of(self.tracking_uri) in SQL_SCHEMES
+
     @classmethod
     def find(cls, tracer_provider: Any) -> Recorder | None:
         """Return the recorder where *tracer_provider* stores in a tracking store and does nothing else."""

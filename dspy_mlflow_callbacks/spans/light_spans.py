@@ -95,6 +95,11 @@ class LightSpan(ReadableSpan, otel.Span):
         return texts
 
     @property
+    def texts(self) -> dict[str, Any]:
+        """The attributes themselves; to ask for them is no look."""
+        return self._attributes
+
+    @property
     def context(self) -> SpanContext:
         """OpenTelemetry's context of the span; to ask for it is no look."""
         known = self._known_context

@@ -160,6 +160,8 @@ class RecordedTrace:
         ended = [span for span in self.spans if span.end_time is not None]
         for span in ended:
             span.replace_attribute(internals.REQUEST_ID, request_id)
+            if self.tracer.recorder.is_database:
+                internals.settle_cost(span.texts)
         return ended
 
     def _ended_others(self) -> list[Any]:
