@@ -24,6 +24,8 @@ _FORK_SECONDS = 5.0
 # Sending to a server, or to the process, is mostly waiting. A thread that writes to a database computes.
 SENDING = Pace(share=0.25, most=MOST_TRACES)
 WRITING = Pace(share=0.1, most=10)
+# While a process is on its way that will do it, nothing is written in the program.
+HOLDING = Pace(share=0.1, most=10, waits_s=0.1)
 
 Deliver = Callable[[Batch], None]
 
@@ -65,7 +67,9 @@ class Delivery:
     def pace(self, destination: Destination) -> Pace:
         """Return how fast the worker may go."""
         uri = destination.tracking_uri
-        return SENDING if is_server(uri) or self._helper.serves(uri) else WRITING
+        if is_server(uri) or self._helper.serves(uri):
+            return SENDING
+        return HOLDING if self._helper.is_expected() else WRITING
 
     def note_backlog(self, destination: Destination, traces: int) -> None:
         """Hear how many traces wait for the store of a destination."""
@@ -103,6 +107,12 @@ class Helper:
     def serves(self, uri: str) -> bool:
         """Return whether the process is there and can write to a store."""
         return self._process is not None and self._is_ready(self._process) and self._uri(uri) is not None
+
+    def is_expected(self) -> bool:
+        """Return whether the process is about to serve: it starts, or will if the backlog lasts."""
+        return self._process is not None or (
+            self._behind_since is not None and self._deaths < _MOST_DEATHS and can_start()
+        )
 
     def deliver(self, batch: Batch) -> bool:
         """Store a batch; return False if it is to be stored otherwise."""

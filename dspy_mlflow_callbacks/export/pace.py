@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LINGER_SECONDS = 0.05
 _LONG_LINGER_SECONDS = 0.25
 _MANY_TRACES = 8
+_HALF_FULL = 0.5
 
 
 class Work:
@@ -58,10 +59,17 @@ class Pace:
     Attributes:
         share: The share of the time, from 0 to 1, in which the worker may run.
         most: The most traces in a batch, while the program ends traces.
+        waits_s: For how many seconds a batch waits for somebody who stores it better, while the program ends traces;
+            then it is asked again whether it waits.
     """
 
     share: float
     most: int
+    waits_s: float = 0.0
+
+    def waits(self, buffer: Buffer) -> bool:
+        """Return whether nothing is stored now."""
+        return self.waits_s > 0 and buffer.fill < _HALF_FULL
 
     def rest(self, buffer: Buffer, work: Work, delivered: int, left: int) -> None:
         """Rest after a piece of work.
@@ -76,7 +84,7 @@ class Pace:
             return
         pause = work.cpu_s / self.share - work.wall_s
         if pause > 0:
-            buffer.wait(NEVER, pause * max(0.0, 1 - 2 * buffer.fill))
+            buffer.wait(NEVER, pause * max(0.0, 1 - buffer.fill / _HALF_FULL))
         linger = _LONG_LINGER_SECONDS if delivered >= _MANY_TRACES else _LINGER_SECONDS
         if left < MOST_TRACES:
             buffer.wait(MOST_TRACES - left, linger)

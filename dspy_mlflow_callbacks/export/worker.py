@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
@@ -73,6 +74,11 @@ class Worker:
         self._delivery.note_backlog(destination, self._lanes.backlog(destination))
         pace = self._delivery.pace(destination)
         is_gentle = self._meets_calls and not self._buffer.is_hurried
+        if is_gentle and pace.waits(self._buffer):
+            with Work(self._buffer) as work:
+                self._buffer.wait(NEVER, pace.waits_s)
+            self._meets_calls = work.met_calls
+            return
         with Work(self._buffer) as work:
             batch = self._next_batch(destination, lane, pace.most if is_gentle else MOST_TRACES)
             if batch.entries:
@@ -86,6 +92,7 @@ class Worker:
         most = min(most, self._lanes.route(destination).most)
         while lane and len(entries) < most and spans < _MOST_SPANS and size < _MOST_BYTES:
             entry = lane.popleft()
+            time.sleep(0)  # the program's threads may run between two traces, not only after all of them
             if not self._outcomes.prepare(entry):
                 continue
             if entries and entry.is_plain is not entries[0].is_plain:
