@@ -66,18 +66,21 @@ def describe_start(call: CallStart, capture: Capture = EVERYTHING) -> SpanStart:
         span_type=described.span_type,
         inputs=to_json(described.inputs) if capture.inputs_of(call.kind) else None,
         attributes=attributes,
-        later=functools.partial(_attributes_later, call, described.later, program),
+        later=functools.partial(_attributes_later, call.kind, call.is_root, described.later, program),
         level=call.level,
     )
 
 
 def _attributes_later(
-    call: CallStart, later: Callable[[], Mapping[str, str]] | None, program: tuple[str, ...] | None
+    kind: CallKind,
+    is_root: bool,  # noqa: FBT001  (handed over by a partial)
+    later: Callable[[], Mapping[str, str]] | None,
+    program: tuple[str, ...] | None,
 ) -> Mapping[str, str]:
-    attributes = {**_VERSIONS} if call.is_root else {}
+    attributes = {**_VERSIONS} if is_root else {}
     if program is not None:
         attributes[FINGERPRINT] = word_to_json(fingerprint_of(program))
-    attributes["dspy.kind"] = _KIND_TEXTS[call.kind]
+    attributes["dspy.kind"] = _KIND_TEXTS[kind]
     if later is not None:
         attributes.update(later())
     return attributes

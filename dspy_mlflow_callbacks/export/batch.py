@@ -19,6 +19,7 @@ class Entry:
         trace: The trace.
         size: How many bytes it counts for.
         prepared: What leaves of it, once that is known.
+        body: Its spans as they are sent, where it waits so; then it has none in *prepared*.
         refusals: How often the store failed over it alone.
         stored_before: How many traces the store had taken when it first did.
     """
@@ -27,6 +28,7 @@ class Entry:
     trace: Waiting
     size: int
     prepared: Prepared | None = None
+    body: bytes | None = None
     refusals: int = 0
     stored_before: int = 0
 
@@ -63,8 +65,8 @@ class Batch:
         return (entry.leaves for entry in self.entries)
 
     @property
-    def spans(self) -> list[Any]:
-        """The spans of all traces."""
+    def loose_spans(self) -> list[Any]:
+        """The spans of all traces that do not wait as bytes."""
         return [span for prepared in self.prepared for span in prepared.spans]
 
     @property

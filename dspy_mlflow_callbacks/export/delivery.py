@@ -12,7 +12,8 @@ from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess, ProcessEndedError, can_start
 from dspy_mlflow_callbacks.export.lanes import MOST_TRACES
 from dspy_mlflow_callbacks.export.pace import Pace
-from dspy_mlflow_callbacks.export.tracking_store import deliver, is_server
+from dspy_mlflow_callbacks.export.packing import is_server
+from dspy_mlflow_callbacks.export.tracking_store import deliver
 from dspy_mlflow_callbacks.export.waiting import Destination
 
 MANY_TRACES = 100
@@ -25,7 +26,7 @@ _FORK_SECONDS = 5.0
 SENDING = Pace(share=0.25, most=MOST_TRACES)
 WRITING = Pace(share=0.1, most=10)
 # While a process is on its way that will do it, nothing is written in the program.
-HOLDING = Pace(share=0.1, most=10, waits_s=0.1)
+HOLDING = Pace(share=0.1, most=10, waits_s=0.05)
 
 Deliver = Callable[[Batch], None]
 
@@ -46,7 +47,7 @@ class Delivery:
 
     def deliver(self, batch: Batch) -> None:
         """Store a batch; raise `StoreAwayError` or `RefusedError` if it is not stored."""
-        if is_server(batch.destination.tracking_uri):
+        if is_server(batch.destination):
             self._write(batch)
         elif not (batch.is_plain and self._helper.deliver(batch)):
             with self._writing:
@@ -67,13 +68,13 @@ class Delivery:
     def pace(self, destination: Destination) -> Pace:
         """Return how fast the worker may go."""
         uri = destination.tracking_uri
-        if is_server(uri) or self._helper.serves(uri):
+        if is_server(destination) or self._helper.serves(uri):
             return SENDING
         return HOLDING if self._helper.is_expected() else WRITING
 
     def note_backlog(self, destination: Destination, traces: int) -> None:
         """Hear how many traces wait for the store of a destination."""
-        if not is_server(destination.tracking_uri):
+        if not is_server(destination):
             self._helper.note_backlog(destination.tracking_uri, traces)
 
     def rest(self) -> float | None:
@@ -188,7 +189,7 @@ class Helper:
     def _uri(self, uri: str) -> str | None:
         if uri not in self._uris:
             try:
-                self._uris[uri] = None if is_server(uri) else internals.uri_elsewhere(uri)
+                self._uris[uri] = internals.uri_elsewhere(uri)
             except Exception:  # noqa: BLE001  (the store cannot be opened now; who writes to it will say why)
                 return None
         return self._uris[uri]

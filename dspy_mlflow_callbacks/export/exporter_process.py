@@ -15,7 +15,7 @@ import attrs
 from dspy_mlflow_callbacks.export.batch import Batch
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.frames import packed, read_frame
-from dspy_mlflow_callbacks.export.otlp import request_of_texts
+from dspy_mlflow_callbacks.export.packing import request_of
 
 IS_EXPORTER = "_DSPY_MLFLOW_IS_EXPORTER"
 """The variable that an exporter process has: it starts no other."""
@@ -95,7 +95,7 @@ class ExporterProcess:
             "destination": attrs.asdict(attrs.evolve(batch.destination, tracking_uri=uri)),
             "trace_ids": [prepared.trace_id for prepared in batch.prepared],
         }
-        self._send(header, request_of_texts(batch.spans))
+        self._send(header, request_of(batch))
         _raise_unless_stored(self._answer())
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.batch import Batch
 from dspy_mlflow_callbacks.export.errors import StoreAwayError, failure
-from dspy_mlflow_callbacks.export.otlp import request_of_values
+from dspy_mlflow_callbacks.export.packing import is_server, request_of, spans_to_write
 from dspy_mlflow_callbacks.export.waiting import Destination, Prepared
 from dspy_mlflow_callbacks.stats import WarnOnce
 
@@ -25,7 +25,7 @@ def deliver(batch: Batch) -> None:
         StoreAwayError: if it may be stored later.
         RefusedError: if it will not be stored.
     """
-    write = _to_server if is_server(batch.destination.tracking_uri) else _to_database
+    write = _to_server if is_server(batch.destination) else _to_database
     try:
         internals.in_workspace(batch.destination.workspace, write, batch)
     except Exception as error:  # noqa: BLE001  (whatever a store raises)
@@ -36,14 +36,9 @@ def deliver(batch: Batch) -> None:
     raise reason
 
 
-def is_server(uri: str) -> bool:
-    """Return whether a tracking URI is that of a tracking server."""
-    return uri.startswith(("http://", "https://"))
-
-
 def _to_database(batch: Batch) -> None:
     infos = _started(batch, internals.write_info)
-    write_to_database(batch.destination, [prepared.trace_id for prepared in batch.prepared], batch.spans)
+    write_to_database(batch.destination, [prepared.trace_id for prepared in batch.prepared], spans_to_write(batch))
     _add_rest(batch, infos)
 
 
@@ -68,7 +63,7 @@ def _link_run(destination: Destination, trace_ids: Sequence[str], run_id: str) -
 def _to_server(batch: Batch) -> None:
     destination = batch.destination
     infos = _started(batch, internals.post_info)
-    request = request_of_values(batch.spans)
+    request = request_of(batch)
     internals.post_spans(destination.tracking_uri, destination.experiment_id, destination.run_id, request)
     if destination.run_id is not None and not internals.links_runs(destination.tracking_uri):
         _link_run(destination, [prepared.trace_id for prepared in batch.prepared], destination.run_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.buffer import NEVER, Buffer
@@ -13,6 +14,7 @@ from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.lanes import MOST_TRACES, Lanes
 from dspy_mlflow_callbacks.export.outcomes import Outcomes
 from dspy_mlflow_callbacks.export.pace import Work
+from dspy_mlflow_callbacks.export.packing import pack
 from dspy_mlflow_callbacks.export.waiting import Destination
 
 _MOST_SPANS = 500
@@ -61,7 +63,8 @@ class Worker:
             self._delivery.close()
 
     def _work(self) -> None:
-        self._lanes.add(self._buffer.take(NEVER))
+        taken = self._buffer.take(NEVER)
+        self._lanes.add(self._packed(taken) if self._meets_calls else taken)
         hurried = self._buffer.is_hurried
         found = self._lanes.next(hurried=hurried)
         if found is None:
@@ -69,6 +72,13 @@ class Worker:
             self._buffer.wait(1, min((each for each in times if each is not None), default=None), patiently=hurried)
         else:
             self._work_on(*found)
+
+    def _packed(self, entries: list[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            time.sleep(0)  # the program's threads may run between two traces, not only after all of them
+            if self._outcomes.prepare(entry):
+                pack(entry, entry.trace.destination)
+                yield entry
 
     def _work_on(self, destination: Destination, lane: deque[Entry]) -> None:
         self._delivery.note_backlog(destination, self._lanes.backlog(destination))

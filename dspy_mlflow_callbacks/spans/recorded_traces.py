@@ -119,6 +119,8 @@ class RecordedTrace:
         except Exception as error:
             self._settings.on_loss(error)  # the exporter counts the trace as lost, and does not say why
             raise
+        finally:
+            self.spans = []  # each knows the trace too: a ring, which only the garbage collector would find
 
     def _prepared(self) -> Prepared | None:
         raise NotImplementedError
@@ -127,7 +129,6 @@ class RecordedTrace:
         """Hear what became of the trace; see `export.waiting.Waiting`."""
         if outcome != "dropped" or not self._is_dropped:
             (self._settings.counters.stored if outcome == "stored" else self._settings.counters.lost)()
-        self.spans.clear()  # each knows the trace too: a ring, which only the garbage collector would find
 
     def deliver_if_long(self) -> None:
         """Hand over the spans that have ended since the last time, if that was long ago."""
