@@ -36,6 +36,17 @@ def pytest_addoption(parser):
     parser.addoption("--engine", choices=ENGINES, default="auto", help="the engine, where a test does not ask for one")
 
 
+# What is said of the recorded engine alone, of what it delivers with, and of the defaults: on the native one there is
+# nothing to see.
+_OF_THE_DEFAULT_ENGINE = ("test_recorded_", "test_export_", "test_docs_", "test_benchmarks", "test_examples")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out, on the native engine, what is not about it."""
+    is_native = config.getoption("--engine") == "native"
+    return True if is_native and collection_path.name.startswith(_OF_THE_DEFAULT_ENGINE) else None
+
+
 @pytest.fixture(autouse=True)
 def engine(request, monkeypatch):
     """Let the test run on the engine of `--engine`, or on that of its marker or parameter, and return its name.

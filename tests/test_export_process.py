@@ -18,7 +18,7 @@ from mlflow.tracing.client import TracingClient
 from dspy_mlflow_callbacks.export import exporter_process
 from dspy_mlflow_callbacks.export import process as exporter
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
-from dspy_mlflow_callbacks.export.delivery import MANY_TRACES, SENDING, WRITING, Delivery
+from dspy_mlflow_callbacks.export.delivery import HOLDING, MANY_TRACES, SENDING, WRITING, Delivery
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess, ProcessEndedError
@@ -96,7 +96,7 @@ def start(delivery, clock, destination):
 
 
 def test_a_backlog_that_lasts_starts_the_process(delivery, written, clock, destination):
-    """The process is started once many traces have waited for a second; until it is there, the thread writes."""
+    """The process is started once many traces have waited for a second; until it is there, the thread holds back."""
     delivery.note_backlog(destination, MANY_TRACES)
     delivery.note_backlog(destination, MANY_TRACES + 1)
     clock.now = 0.5
@@ -106,7 +106,7 @@ def test_a_backlog_that_lasts_starts_the_process(delivery, written, clock, desti
     delivery.note_backlog(destination, MANY_TRACES + 1)
     assert delivery._helper._process is None
     delivery.deliver(batch_of(EndedTrace(destination)))
-    assert (len(written), delivery.pace(destination)) == (1, WRITING)
+    assert (len(written), delivery.pace(destination)) == (1, HOLDING)
     start(delivery, clock, destination)
     traces = [EndedTrace(destination) for _ in range(3)]
     delivery.deliver(batch_of(*traces))

@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 import dspy
+import litellm
 import mlflow
 import pytest
 from dspy.utils.callback import BaseCallback
@@ -243,7 +244,15 @@ def test_each_thread_has_its_last_trace(dspy_traces):
 
 
 @pytest.fixture
-def _no_autolog():
+def _no_autolog(monkeypatch):
+    for name in (
+        "callbacks",
+        "success_callback",
+        "failure_callback",
+        "_async_success_callback",
+        "_async_failure_callback",
+    ):
+        monkeypatch.setattr(litellm, name, list(getattr(litellm, name)))  # MLflow leaves itself in some of them
     yield
     mlflow.openai.autolog(disable=True)
     mlflow.litellm.autolog(disable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import pickle
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from dspy_mlflow_callbacks import EndedTrace, MlflowCallback, Redactor, TailSamp
 
 pytestmark = pytest.mark.engine("auto")  # the native engine has no whole traces
 
+SPAN_IDS = itertools.count(1)
 LOW, HIGH = f"tr-{'f' * 18}{'0' * 14}", f"tr-{'0' * 18}{'f' * 14}"
 
 
@@ -26,7 +28,13 @@ def span(seconds: float = 1.0, status: StatusCode = StatusCode.OK, **attributes:
     start = 1_000_000_000_000_000_000
     end = start + int(seconds * 1e9)
     return SimpleNamespace(
-        name="a span", start_time=start, end_time=end, status=Status(status), attributes={**attributes}
+        name="a span",
+        context=SimpleNamespace(span_id=next(SPAN_IDS)),
+        parent=None,
+        start_time=start,
+        end_time=end,
+        status=Status(status),
+        attributes={**attributes},
     )
 
 

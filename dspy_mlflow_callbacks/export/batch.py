@@ -20,6 +20,7 @@ class Entry:
         size: How many bytes it counts for.
         prepared: What leaves of it, once that is known.
         body: Its spans as they are sent, where it waits so; then it has none in *prepared*.
+        packed: How many spans *body* has.
         refusals: How often the store failed over it alone.
         stored_before: How many traces the store had taken when it first did.
     """
@@ -29,6 +30,7 @@ class Entry:
     size: int
     prepared: Prepared | None = None
     body: bytes | None = None
+    packed: int = 0
     refusals: int = 0
     stored_before: int = 0
 
@@ -36,6 +38,11 @@ class Entry:
     def leaves(self) -> Prepared:
         """What leaves of it, once it is prepared."""
         return cast("Prepared", self.prepared)
+
+    @property
+    def spans(self) -> int:
+        """How many spans it has, once it is prepared."""
+        return self.packed or len(self.leaves.spans)
 
     @property
     def is_plain(self) -> bool:

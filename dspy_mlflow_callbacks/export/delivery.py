@@ -70,7 +70,7 @@ class Delivery:
         uri = destination.tracking_uri
         if is_server(destination) or self._helper.serves(uri):
             return SENDING
-        return HOLDING if self._helper.is_expected() else WRITING
+        return HOLDING if self._helper.is_expected(uri) else WRITING
 
     def note_backlog(self, destination: Destination, traces: int) -> None:
         """Hear how many traces wait for the store of a destination."""
@@ -109,11 +109,10 @@ class Helper:
         """Return whether the process is there and can write to a store."""
         return self._process is not None and self._is_ready(self._process) and self._uri(uri) is not None
 
-    def is_expected(self) -> bool:
-        """Return whether the process is about to serve: it starts, or will if the backlog lasts."""
-        return self._process is not None or (
-            self._behind_since is not None and self._deaths < _MOST_DEATHS and can_start()
-        )
+    def is_expected(self, uri: str) -> bool:
+        """Return whether the process is about to serve a store: it starts, or will if the backlog lasts."""
+        is_coming = self._behind_since is not None and self._deaths < _MOST_DEATHS and can_start()
+        return (self._process is not None or is_coming) and self._uri(uri) is not None
 
     def deliver(self, batch: Batch) -> bool:
         """Store a batch; return False if it is to be stored otherwise."""

@@ -26,7 +26,7 @@ def is_server(destination: Destination) -> bool:
 def pack(entry: Entry, destination: Destination) -> None:
     """Let a prepared trace wait as the bytes that it is sent as; one with more to it than spans stays as it is."""
     if entry.body is None and entry.is_plain:
-        entry.body = _encoder(destination)(entry.leaves.spans)
+        entry.body, entry.packed = _encoder(destination)(entry.leaves.spans), entry.spans
         entry.prepared = attrs.evolve(entry.leaves, spans=())
 
 

@@ -109,7 +109,7 @@ class Worker:
                 lane.appendleft(entry)
                 break
             entries.append(entry)
-            spans += len(entry.leaves.spans)
+            spans += entry.spans
             size += entry.size
         return Batch(destination, entries)
 
