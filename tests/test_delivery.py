@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 
+import dspy
 import mlflow
 import pytest
+from programs import Echo
 from werkzeug import Response
 
+from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks.spans.delivery import DeliveryWatch
 
 
@@ -52,3 +56,22 @@ def test_lost_traces_are_said_once(warned):
     assert not passes("Failed to send trace to MLflow backend: disk full again")
     (message,) = warned.messages
     assert message.endswith("Failed to send trace to MLflow backend: disk full. The program goes on without them.")
+
+
+@pytest.mark.warns
+def test_a_server_that_is_away_is_said(warned):
+    """A server that does not answer is said once, without credentials."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        port = taken.getsockname()[1]
+        probe(f"http://ann:secret@127.0.0.1:{port}")
+    (message,) = warned.messages
+    assert message.startswith(f"Traces are not stored in http://127.0.0.1:{port}: the server does not answer")
+
+
+@pytest.mark.engine("native")
+def test_the_native_engine_without_payload_steps(dspy_traces):
+    """Where no payload step is asked for, the native engine stores what it has as it is."""
+    with dspy.context(callbacks=[MlflowCallback(redact=False)]):
+        Echo()(question="api_key=sk-1234")
+    assert dspy_traces.spans()[0].inputs == {"question": "api_key=sk-1234"}

@@ -235,6 +235,7 @@ def test_a_middleware_that_sets_nonsense_costs_its_span_only(dspy_traces, warned
 
 
 @pytest.mark.warns
+@pytest.mark.parametrize("engine", ["recorded", "native"], indirect=True)
 def test_a_payload_that_mlflow_refuses_leaves_a_span_without_it(dspy_traces, warned, monkeypatch):
     """Where MLflow cannot take binary data, the span is closed without inputs and the trace is whole otherwise."""
     monkeypatch.setenv("MLFLOW_TRACE_MAX_ATTACHMENT_SIZE", "nonsense")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -46,7 +47,7 @@ class Settings:
     exporter: Exporter = EXPORTER
 
 
-class RecordedTrace:
+class RecordedTrace(ABC):
     """What the light spans of a trace, or of a part of one, share.
 
     Args:
@@ -101,16 +102,18 @@ class RecordedTrace:
         """Return whether MLflow has the trace in memory, as it has until it has stored it or has too many."""
         return self._entry is not None and internals.is_in_memory(self._entry)
 
-    def _register(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _register(self) -> Any: ...
 
+    @abstractmethod
     def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
         """Add tags and metadata to the trace."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def end(self) -> None:
         """Hand the trace over: its first span has ended."""
-        raise NotImplementedError
+        ...
 
     def prepared(self) -> Prepared | None:
         """Return what leaves; see `export.waiting.Waiting`."""
@@ -122,8 +125,8 @@ class RecordedTrace:
         finally:
             self.spans = []  # each knows the trace too: a ring, which only the garbage collector would find
 
-    def _prepared(self) -> Prepared | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _prepared(self) -> Prepared | None: ...
 
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Hear what became of the trace; see `export.waiting.Waiting`."""

@@ -1,0 +1,38 @@
+"""A program below a remote parent of which MLflow has heard nothing: the context came another way than MLflow's."""
+
+from __future__ import annotations
+
+import dspy
+import mlflow
+import pytest
+from opentelemetry import trace as otel
+from opentelemetry.sdk.trace import TracerProvider
+from programs import Runs
+
+from dspy_mlflow_callbacks import MlflowCallback, mlflow_internals
+
+REMOTE = otel.SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=otel.TraceFlags(otel.TraceFlags.SAMPLED))
+
+
+@pytest.fixture
+def _below():
+    """Let a remote span be the active one."""
+    leave = mlflow_internals.tracer().attach(otel.NonRecordingSpan(REMOTE))
+    yield
+    leave()
+
+
+@pytest.mark.usefixtures("_below")
+@pytest.mark.parametrize("look", [lambda _: None, lambda _: mlflow.get_current_active_span().name])
+def test_its_spans_join_the_remote_trace(dspy_traces, look):
+    """The program's spans are stored in the remote trace, below the remote span, whether somebody looks or not."""
+    with dspy.context(callbacks=[MlflowCallback(tags={"team": "search"}, engine="recorded")]):
+        Runs(look)(given=1)
+    mlflow.flush_trace_async_logging()
+    (span,) = mlflow.get_trace(f"tr-{0xABC:032x}").data.spans
+    assert (span.name, span.parent_id) == ("Runs", f"{0xDEF:016x}")
+
+
+def test_a_provider_that_is_not_mlflows_has_no_recorder():
+    """Where spans go through other processors than MLflow's one for a tracking store, the native engine serves."""
+    assert mlflow_internals.Recorder.find(TracerProvider(shutdown_on_exit=False)) is None
