@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import pickle
 from types import SimpleNamespace
@@ -21,12 +22,21 @@ pytestmark = pytest.mark.engine("auto")  # the native engine has no whole traces
 LOW, HIGH = f"tr-{'f' * 18}{'0' * 14}", f"tr-{'0' * 18}{'f' * 14}"
 
 
+_SPAN_IDS = itertools.count(1)
+
+
 def span(seconds: float = 1.0, status: StatusCode = StatusCode.OK, **attributes: str):
     """Return what a tail sampler sees of a span."""
     start = 1_000_000_000_000_000_000
     end = start + int(seconds * 1e9)
     return SimpleNamespace(
-        name="a span", start_time=start, end_time=end, status=Status(status), attributes={**attributes}
+        name="a span",
+        start_time=start,
+        end_time=end,
+        status=Status(status),
+        attributes=attributes,
+        context=SimpleNamespace(span_id=next(_SPAN_IDS)),
+        parent=None,
     )
 
 
