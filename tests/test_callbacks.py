@@ -246,6 +246,7 @@ def test_a_callback_can_be_pickled_inside_a_traced_call(dspy_traces):
     assert [trace.info.tags["mlflow.traceName"] for trace in dspy_traces.all()] == ["Pickling", "Program"]
 
 
+@pytest.mark.engine("auto")  # no variable is set
 def test_a_callback_prints_its_settings():
     """The repr names the class and its middleware."""
     assert repr(LMCallback(middleware=[RatioSampler(0.5)])) == "LMCallback(middleware=[RatioSampler(ratio=0.5)])"

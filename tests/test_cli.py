@@ -112,6 +112,7 @@ def test_options_of_the_interpreter_are_passed_on(tmp_path):
     assert (done[0], done[1]) == (0, "True 1 True\n")
 
 
+@pytest.mark.engine("auto")  # no other variable is set
 def test_an_option_is_a_variable_of_the_program(tmp_path):
     """Options are variables of the program and of its children; other variables stay as they are."""
     code = "import os; print(sorted(f'{k}={v}' for k, v in os.environ.items() if k.startswith('DSPY_MLFLOW')))"

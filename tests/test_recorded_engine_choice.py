@@ -22,7 +22,7 @@ from dspy_mlflow_callbacks.spans.recorded import RecordedSpan
 from dspy_mlflow_callbacks.stats import WarnOnce
 from dspy_mlflow_callbacks.testing.captured import tree as tree_of
 
-pytestmark = pytest.mark.usefixtures("dspy_traces", "nothing_open")
+pytestmark = [pytest.mark.engine("auto"), pytest.mark.usefixtures("dspy_traces", "nothing_open")]
 
 
 @pytest.fixture(autouse=True)

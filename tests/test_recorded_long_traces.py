@@ -20,7 +20,7 @@ from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.spans.long_traces import LongTraces
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 
-pytestmark = pytest.mark.usefixtures("nothing_open")
+pytestmark = [pytest.mark.engine("auto"), pytest.mark.usefixtures("nothing_open")]
 
 
 @pytest.fixture(autouse=True, params=["at once", "in the background"])

@@ -15,7 +15,7 @@ from stored import stored_bytes
 from dspy_mlflow_callbacks import CallKind, EndedTrace, MlflowCallback, TailSampler
 from dspy_mlflow_callbacks.config import TracingConfig
 
-pytestmark = pytest.mark.usefixtures("nothing_open")
+pytestmark = [pytest.mark.engine("auto"), pytest.mark.usefixtures("nothing_open")]
 
 
 @pytest.fixture(autouse=True)
