@@ -23,9 +23,6 @@ SPAN_IDS = itertools.count(1)
 LOW, HIGH = f"tr-{'f' * 18}{'0' * 14}", f"tr-{'0' * 18}{'f' * 14}"
 
 
-_SPAN_IDS = itertools.count(1)
-
-
 def span(seconds: float = 1.0, status: StatusCode = StatusCode.OK, **attributes: str):
     """Return what a tail sampler sees of a span."""
     start = 1_000_000_000_000_000_000
