@@ -35,7 +35,9 @@ from mlflow.utils.workspace_context import get_request_workspace
 
 Texts = dict[str, str]
 
-_TAG_PREFIX = SpanAttributeKey.TRACE_TAG_PREFIX
+_TAG_PREFIX = getattr(
+    SpanAttributeKey, "TRACE_TAG_PREFIX", ""
+)  # where there is none, `recorders` does not find any of this
 SESSION, USER = TraceMetadataKey.TRACE_SESSION, TraceMetadataKey.TRACE_USER
 
 # Metadata of a trace of which the store makes metadata again, by the attribute of the root that says it; what the root

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import mlflow
 from mlflow.tracing import provider
+from mlflow.tracing.constant import SpanAttributeKey
 from mlflow.tracing.export.mlflow_v3 import MlflowV3SpanExporter
 from mlflow.tracing.processor import base_mlflow
 from mlflow.tracing.processor.mlflow_v3 import MlflowV3SpanProcessor
@@ -28,6 +29,7 @@ _NEEDED = (
     (InMemoryTraceManager, "register_span"),
     (MlflowV3SpanProcessor, "_update_trace_info"),
     (provider, "get_context_api"),
+    (SpanAttributeKey, "TRACE_TAG_PREFIX"),  # spans can carry a trace's tags
 )
 
 
