@@ -15,6 +15,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 
 import dspy
+import mlflow
 import pytest
 from dspy.dsp.utils.settings import thread_local_overrides
 from openai_server import OpenAIServer
@@ -90,6 +91,8 @@ def _settings():
     dspy.cache.reset_memory_cache()
     with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
         yield
+    if mlflow.get_active_model_id() is not None:
+        mlflow.clear_active_model()  # a loaded one: MLflow writes it to each later trace
 
 
 @pytest.fixture

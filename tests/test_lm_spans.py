@@ -497,11 +497,13 @@ def test_a_program_inside_an_lm_tracks_its_usage(dspy_traces):
 
 
 def test_a_finished_call_leaves_nothing_behind(dspy_traces):
-    """No watch outlives its call."""
+    """No watch outlives the delivery of its call."""
+    gc.collect()
+    others = set(lm_internals._WATCHES)
     LegacyLM("my-model")("why?")
     assert len(dspy_traces.spans()) == 1
     gc.collect()
-    assert list(lm_internals._WATCHES) == []
+    assert set(lm_internals._WATCHES) <= others
 
 
 @new

@@ -68,13 +68,15 @@ class RecordedSpan(LightSpan):
         return self
 
     def described(self) -> dict[str, Any]:
-        """Return the attributes as the call gives them so far."""
-        start = self._start
+        """Return the attributes as the call gives them so far, and let go of what the call holds."""
+        start, end = self._start, self._end
         attributes = opening_attributes(self._call_id, start)
         attributes[internals.SPAN_TYPE] = f'"{start.span_type}"'
         _set(attributes, internals.INPUTS, start.inputs)
-        if self._end is not None:
-            _add_end(attributes, self._end)
+        if end is not None:
+            _add_end(attributes, end)
+        del self._start
+        self._end = None
         return attributes
 
     def close(self, end: SpanEnd) -> None:
