@@ -67,9 +67,12 @@ def engine(request, monkeypatch):
 @pytest.fixture
 def dspy_traces(dspy_traces, engine):
     """Capture the test's traces as the public fixture does, which looks at no variable, on the test's engine."""
-    if engine != "auto":
-        dspy.configure(callbacks=[MlflowCallback(config=TracingConfig(engine=engine))])
-    return dspy_traces
+    if engine == "auto":
+        yield dspy_traces
+        return
+    # Not by `dspy.configure`: inside a `dspy.context` of another fixture that is not heard.
+    with dspy_internals.restored_settings(callbacks=[MlflowCallback(config=TracingConfig(engine=engine))]):
+        yield dspy_traces
 
 
 @pytest.fixture(autouse=True)

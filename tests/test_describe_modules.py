@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import importlib.metadata
+import types
+from concurrent.futures import ThreadPoolExecutor
 
 import dspy
 import numpy as np
@@ -250,3 +253,33 @@ def test_span_types(cls, span_type):
             pytest.skip(f"this DSPy has no {cls}")
         base = getattr(base, name)
     assert _span_type(type("Mine", (base,), {})) == span_type
+
+
+@types.coroutine
+def pause():
+    yield
+
+
+class Pausing(dspy.Module):
+    """Lets another thread go on."""
+
+    async def aforward(self, question):
+        await pause()
+        return dspy.Prediction(answer=question)
+
+
+def test_a_call_that_changes_threads_has_no_cpu_seconds(dspy_traces):
+    """Where a call ends in another thread than it began in, neither thread's clock is its own."""
+    context, call = contextvars.copy_context(), Pausing().acall(question="q")
+    context.run(call.send, None)
+
+    def go_on():
+        with pytest.raises(StopIteration) as end:
+            context.run(call.send, None)
+        return end.value.value.answer
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(go_on).result() == "q"
+    [root] = dspy_traces.spans()
+    assert root.outputs == {"answer": "q"}
+    assert root.get_attribute("dspy.cpu_time_s") is None
