@@ -98,6 +98,16 @@ def _switch(doc: str) -> Any:
     return option(default=True, doc=doc, allowed="true or false", read=environment.as_bool, check=true_or_false)
 
 
+def _count(default: int, doc: str, *, unit: str) -> Any:
+    check, allowed = whole_number_from(1), "a whole number from 1 on"
+    return option(default, doc, allowed=allowed, unit=unit, read=environment.as_whole_number, check=check)
+
+
+def _seconds(default: float, doc: str, *, from_zero: bool = False) -> Any:
+    check, allowed = (number_from(0), "a number from 0 on") if from_zero else (number_above(0), "a number above 0")
+    return option(default, doc, allowed=allowed, unit="seconds", read=environment.as_number, check=check)
+
+
 def _text(doc: str, check: Callable[[Any], Any]) -> Any:
     allowed = "a text of at most 250 characters; in code also a callable that is given the call where a trace begins"
     return option(None, doc, allowed=allowed, read=str, check=check)
@@ -243,21 +253,15 @@ class TracingConfig:
         read=environment.as_json,
         check=optional(tail_sampler_of),
     )
-    max_queue_traces: int = option(
+    max_queue_traces: int = _count(
         _LIMITS.max_traces,
         "The most ended traces that wait to be stored (recorded engine).",
-        allowed="a whole number from 1 on",
         unit="traces",
-        read=environment.as_whole_number,
-        check=whole_number_from(1),
     )
-    max_queue_bytes: int = option(
+    max_queue_bytes: int = _count(
         _LIMITS.max_bytes,
         "The most that waiting traces hold, roughly (recorded engine).",
-        allowed="a whole number from 1 on",
         unit="bytes",
-        read=environment.as_whole_number,
-        check=whole_number_from(1),
     )
     on_full: str = option(
         _LIMITS.on_full,
@@ -267,31 +271,20 @@ class TracingConfig:
         read=str,
         check=one_of(("block", "drop")),
     )
-    max_block_s: float = option(
+    max_block_s: float = _seconds(
         _LIMITS.max_block_s,
         "How long a call waits at most for room for its trace (recorded engine).",
-        allowed="a number above 0",
-        unit="seconds",
-        read=environment.as_number,
-        check=number_above(0),
     )
-    exit_timeout_s: float = option(
+    exit_timeout_s: float = _seconds(
         10.0,
         "How long the interpreter's exit waits at most for traces to be stored (recorded engine). The process has one "
         "limit: the last callback that is made sets it.",
-        allowed="a number from 0 on",
-        unit="seconds",
-        read=environment.as_number,
-        check=number_from(0),
+        from_zero=True,
     )
-    max_open_s: float = option(
+    max_open_s: float = _seconds(
         300.0,
         "After how long a trace that is still running is stored so far, as in progress; the rest follows (recorded "
         "engine).",
-        allowed="a number above 0",
-        unit="seconds",
-        read=environment.as_number,
-        check=number_above(0),
     )
     verbosity: str | None = option(
         None,

@@ -18,10 +18,12 @@ from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStar
 from dspy_mlflow_callbacks.spans.around import is_users_span_within
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
+from dspy_mlflow_callbacks.spans.foreign_traces import ForeignTrace
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.spans.long_traces import LongTraces
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
-from dspy_mlflow_callbacks.spans.recorded_traces import ForeignTrace, OwnTrace, RecordedTrace, Settings
+from dspy_mlflow_callbacks.spans.own_traces import OwnTrace
+from dspy_mlflow_callbacks.spans.recorded_traces import RecordedTrace, Settings
 
 _OK = Status(StatusCode.OK)
 _ERROR_LEVEL = "40"

@@ -1,4 +1,4 @@
-"""Traces of light spans: what their spans share, and what leaves when they have ended."""
+"""Traces of light spans: what their spans share, and how what has ended leaves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans.late_spans import LateSpans
-from dspy_mlflow_callbacks.spans.leaving import are_clear, preview_content, run_steps, span_content, trace_content
+from dspy_mlflow_callbacks.spans.leaving import are_clear, run_steps, span_content
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.stats import Counters
-from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler, TailSamplerError
+from dspy_mlflow_callbacks.tail_sampling import TailSampler
 
 # What a span holds beside its inputs and outputs, roughly.
 _SPAN_BYTES = 2048
@@ -139,7 +139,7 @@ class RecordedTrace(ABC):
         is_due = now - self._delivered_at >= self._settings.max_open_s
         if is_due and self._settings.tail_sampler is None:  # who has to decide about all of it
             self._delivered_at = now
-            part = PartOfTrace(self, _leaving(self._ended()))
+            part = PartOfTrace(self, not_delivered(self._ended()))
             if part.spans:
                 self._settings.exporter.put(part, self._settings.limits)
 
@@ -175,7 +175,7 @@ class RecordedTrace(ABC):
 
     def run_steps(self, spans: Iterable[Any]) -> None:
         """Run the payload steps of each callback on its spans."""
-        for settings, own in _by_settings(spans):
+        for settings, own in by_settings(spans):
             if settings.payload_steps and not are_clear(own, settings.payload_steps):
                 content = chain.from_iterable(span_content(span, span.replace_attribute) for span in own)
                 run_steps(settings.payload_steps, content, settings.on_loss)
@@ -209,181 +209,12 @@ class PartOfTrace:
                 span.is_delivered = False
 
 
-class OwnTrace(RecordedTrace):
-    """A trace that begins with a call.
-
-    Args:
-        tracer: Where MLflow sends traces.
-        otel_id: OpenTelemetry's id of the trace.
-        settings: Those of the callback with which it begins.
-        experiment_id: The experiment that it goes to.
-        run: The MLflow run that it belongs to, if any.
-    """
-
-    def __init__(
-        self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str, run: Any
-    ) -> None:
-        super().__init__(tracer, otel_id, settings, experiment_id)
-        self._run_id: str | None = None if run is None else run.info.run_id
-        self._tags, self._metadata = internals.surroundings()
-
-    @property
-    def destination(self) -> Destination:
-        """Where it goes."""
-        return attrs.evolve(super().destination, run_id=self._run_id)
-
-    def _register(self) -> Any:
-        info = self._info(self.spans[0], *self._facts())
-        return internals.register_trace(self.otel_id, info, is_remote=False)
-
-    def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Add tags and metadata to the trace."""
-        if self._entry is None:
-            self._tags.update(tags)
-            self._metadata.update(metadata)
-        else:
-            self._entry.info.tags.update(tags)
-            self._entry.info.trace_metadata.update(metadata)
-
-    def end(self) -> None:
-        """Hand the trace over: its root has ended."""
-        internals.set_last_active_trace_id(self.trace_id)
-        self._leave_memory()
-        is_expected = internals.note_evaluated(self._tags, self.trace_id)
-        is_shown = not is_expected and internals.is_shown()
-        ours = self._ended() if is_shown else []
-        self._deliver(at_once=is_expected or is_shown)
-        if ours and not self._is_dropped:
-            self._show(ours)
-
-    def _prepared(self) -> Prepared | None:
-        """Return what leaves; None if the tail sampler drops it."""
-        ended = self._ended()
-        others = self._ended_others()
-        if not self._is_kept([*ended, *others]):
-            self._is_dropped = True
-            self._settings.counters.dropped()
-            return None
-        leaving = _leaving(ended)
-        self.run_steps(leaving)
-        return self._with_trace_facts([*leaving, *others], [*ended, *others])
-
-    def _show(self, ours: list[Any]) -> None:
-        root, spans = ours[0], [*ours, *self._ended_others()]
-        info = self._info(root, *self._without_secrets(ours))
-        internals.complete_info(info, root, spans, self.tracer.recorder.processor)
-        internals.show(info, spans)
-
-    def _is_kept(self, spans: list[Any]) -> bool:
-        tail_sampler = self._settings.tail_sampler
-        if tail_sampler is None:
-            return True
-        try:
-            tags = self._tags if self._entry is None else self._entry.info.tags
-            return tail_sampler.keeps(EndedTrace(self.trace_id, spans, tags))
-        except Exception as error:  # noqa: BLE001  (the user's; a trace too many is better than one that is lost)
-            failure = TailSamplerError(tail_sampler, error)
-            failure.__cause__ = error
-            self._settings.on_loss(failure)
-            return True
-
-    def _with_trace_facts(self, leaving: list[Any], spans: list[Any]) -> Prepared:
-        """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
-        root, entry, processor = self.spans[0], self._entry, self.tracer.recorder.processor
-        # Before the steps, which may redact it: a remote repository's address with credentials.
-        is_said = internals.is_said_by_spans(self._facts()[1], processor)
-        tags, metadata = self._without_secrets(self.spans)
-        if is_said and (entry is None or internals.is_plain(entry)):
-            for key, text in internals.attributes_of_trace(root.name, tags, metadata):
-                root.replace_attribute(key, text)
-            return Prepared(trace_id=self.trace_id, spans=leaving)
-        info = self._info(root, tags, metadata)
-        internals.complete_info(info, root, spans, processor)
-        return Prepared(
-            trace_id=self.trace_id,
-            spans=leaving,
-            info=info,
-            attachments={} if entry is None else internals.attachments_of(entry),
-            prompts=() if entry is None else tuple(entry.prompts),
-        )
-
-    def _without_secrets(self, ours: Iterable[Any]) -> tuple[dict[str, str], dict[str, str]]:
-        """Run the payload steps of each callback on what is known of the trace, and return its tags and metadata."""
-        tags, metadata = self._facts()
-        content = list(trace_content(tags, metadata))
-        if self._entry is not None:
-            content += preview_content(self._entry.info)
-        for settings, _ in _by_settings(ours):
-            if settings.payload_steps:
-                run_steps(settings.payload_steps, content, settings.on_loss)
-        return tags, metadata
-
-    def _facts(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the tags and metadata, those that MLflow adds among them."""
-        if self._entry is not None:
-            return self._entry.info.tags, self._entry.info.trace_metadata
-        metadata = {**internals.source_metadata(self.tracer.recorder.processor), **self._metadata}
-        if self._run_id is not None:
-            metadata.setdefault(internals.SOURCE_RUN, self._run_id)
-        return dict(self._tags), metadata
-
-    def _info(self, root: Any, tags: dict[str, str], metadata: dict[str, str]) -> Any:
-        """Return MLflow's `TraceInfo`: the one that it has in memory, or had, if somebody has looked."""
-        if self._entry is not None:
-            return self._entry.info
-        return internals.new_info(self.trace_id, root, self._experiment_id, tags, metadata)
-
-
-class ForeignTrace(RecordedTrace):
-    """The part of a trace that a program adds to it: below the user's own MLflow span, or a remote parent.
-
-    The trace's own facts are of whoever began it.
-    """
-
-    def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
-        super().__init__(tracer, otel_id, settings, experiment_id)
-        self._entry = internals.trace_entry(otel_id)
-        if self._entry is not None:
-            self.trace_id = self._entry.info.trace_id
-            if self._entry.info.trace_location is not None:  # it is None below a remote parent
-                self._experiment_id = self._entry.info.experiment_id or experiment_id
-
-    def _register(self) -> Any:
-        self._is_put_back = True
-        info = internals.new_info(self.trace_id, self.spans[0], self._experiment_id, {}, {})
-        return internals.register_trace(self.otel_id, info, is_remote=True)
-
-    def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Add tags and metadata to the trace, where MLflow has it."""
-        if self._entry is not None:
-            self._entry.info.tags.update(tags)
-            self._entry.info.trace_metadata.update(metadata)
-
-    def end(self) -> None:
-        """Hand the part over: its first span has ended."""
-        if self.is_in_memory():
-            for span in self._ended():  # MLflow adds up the tokens of what it has in memory
-                internals.register_span(span, self._entry)
-            if self._is_put_back:
-                self._leave_memory()
-            else:
-                internals.export_if_held_back(self._entry, self.tracer.recorder.processor)
-        self._deliver(at_once=internals.note_evaluated({}, self.trace_id))
-
-    def _prepared(self) -> Prepared:
-        spans = _leaving(self._ended())
-        self.run_steps(spans)
-        # What a look has put into MLflow's memory leaves it with this part, stored by MLflow's exporter or not.
-        others = self._ended_others() if self._is_put_back else []
-        return Prepared(trace_id=self.trace_id, spans=[*spans, *others])
-
-
-def _leaving(spans: Iterable[Any]) -> list[Any]:
+def not_delivered(spans: Iterable[Any]) -> list[Any]:
     """Return the spans that have not left before their trace ended."""
     return [span for span in spans if not span.is_delivered]
 
 
-def _by_settings(spans: Iterable[Any]) -> Iterator[tuple[Settings, list[Any]]]:
+def by_settings(spans: Iterable[Any]) -> Iterator[tuple[Settings, list[Any]]]:
     """Yield the settings of the callbacks that have spans in a trace, each with its spans."""
     by_id: dict[int, tuple[Settings, list[Any]]] = {}
     for span in spans:

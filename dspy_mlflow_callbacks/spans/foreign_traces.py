@@ -1,0 +1,54 @@
+"""Parts of traces that somebody else began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.export.waiting import Prepared
+from dspy_mlflow_callbacks.spans.recorded_traces import RecordedTrace, Settings, not_delivered
+
+
+class ForeignTrace(RecordedTrace):
+    """The part of a trace that a program adds to it: below the user's own MLflow span, or a remote parent.
+
+    The trace's own facts are of whoever began it.
+    """
+
+    def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
+        super().__init__(tracer, otel_id, settings, experiment_id)
+        self._entry = internals.trace_entry(otel_id)
+        if self._entry is not None:
+            self.trace_id = self._entry.info.trace_id
+            if self._entry.info.trace_location is not None:  # it is None below a remote parent
+                self._experiment_id = self._entry.info.experiment_id or experiment_id
+
+    def _register(self) -> Any:
+        self._is_put_back = True
+        info = internals.new_info(self.trace_id, self.spans[0], self._experiment_id, {}, {})
+        return internals.register_trace(self.otel_id, info, is_remote=True)
+
+    def say(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """Add tags and metadata to the trace, where MLflow has it."""
+        if self._entry is not None:
+            self._entry.info.tags.update(tags)
+            self._entry.info.trace_metadata.update(metadata)
+
+    def end(self) -> None:
+        """Hand the part over: its first span has ended."""
+        if self.is_in_memory():
+            for span in self._ended():  # MLflow adds up the tokens of what it has in memory
+                internals.register_span(span, self._entry)
+            if self._is_put_back:
+                self._leave_memory()
+            else:
+                internals.export_if_held_back(self._entry, self.tracer.recorder.processor)
+        self._deliver(at_once=internals.note_evaluated({}, self.trace_id))
+
+    def _prepared(self) -> Prepared:
+        spans = not_delivered(self._ended())
+        self.run_steps(spans)
+        # What a look has put into MLflow's memory leaves it with this part, stored by MLflow's exporter or not.
+        others = self._ended_others() if self._is_put_back else []
+        return Prepared(trace_id=self.trace_id, spans=[*spans, *others])
