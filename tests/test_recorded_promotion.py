@@ -22,6 +22,7 @@ from openai_server import MODEL, usage
 from programs import Program, Runs, predict_tree, program_tree
 
 from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks.spans import recorded
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.testing.captured import tree
@@ -51,6 +52,10 @@ class LookingLM(OfflineLM):
     def forward(self, *args, **kwargs):
         self.look()
         return super().forward(*args, **kwargs)
+
+
+class Echoing(Runs):
+    """Another name in a trace."""
 
 
 def in_a_module(look):
@@ -356,3 +361,34 @@ def test_nobody_looks(dspy_traces, tags):
     assert watches.light
     assert all(watches.light)
     assert dspy_traces.tree() == [program_tree()]
+
+
+def test_a_call_that_ends_while_another_thread_looks(dspy_traces, monkeypatch):
+    """What a call returns is stored also where another thread describes its span as the call ends."""
+    looks, ended = threading.Event(), threading.Event()
+    describe = recorded.opening_attributes
+
+    def slowly(*arguments):
+        described = describe(*arguments)
+        if not ended.is_set():
+            looks.set()
+            assert ended.wait(timeout=60)
+        return described
+
+    def inner(_):
+        span = OPEN_SPANS.calls()[-1].span
+        threads.append(threading.Thread(target=lambda: span.texts))
+        threads[0].start()
+        assert looks.wait(timeout=60)
+        return "said"
+
+    def outer(_):
+        Echoing(inner)()
+        ended.set()
+        threads[0].join()
+
+    threads = []
+    monkeypatch.setattr(recorded, "opening_attributes", slowly)
+    Runs(outer)()
+    (span,) = dspy_traces.spans(name="Echoing")
+    assert span.outputs == "said"

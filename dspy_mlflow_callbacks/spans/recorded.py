@@ -46,6 +46,7 @@ class RecordedSpan(LightSpan):
 
     is_entry = False
     _end: SpanEnd | None = None
+    _is_described = False
 
     def __init__(
         self,
@@ -71,14 +72,15 @@ class RecordedSpan(LightSpan):
 
     def described(self) -> dict[str, Any]:
         """Return the attributes as the call gives them so far, and let go of what the call holds."""
-        start, end = self._start, self._end
+        start = self._start
         attributes = opening_attributes(self._call_id, start)
         attributes[internals.SPAN_TYPE] = f'"{start.span_type}"'
         _set(attributes, internals.INPUTS, start.inputs)
-        if end is not None:
-            _add_end(attributes, end)
+        self._is_described = True  # an end from now on is for `_take_end`, one before for this
+        if self._end is not None:
+            _add_end(attributes, self._end)
+            self._end = None
         del self._start
-        self._end = None
         return attributes
 
     def close(self, end: SpanEnd) -> None:
@@ -94,14 +96,18 @@ class RecordedSpan(LightSpan):
                 self._status = _OK
             if end.outputs is not None:
                 self.take(internals.OUTPUTS, end.outputs)
-            if self._texts is None:
-                self._end = end
-            else:
-                _add_end(self._texts, end)
+            self._take_end(end)
         finally:
             self.end()
             if self.is_entry:
                 self.trace.end()
+
+    def _take_end(self, end: SpanEnd) -> None:
+        """Keep the end until somebody looks; another thread may be at it right now."""
+        self._end = end
+        if self._is_described:
+            _add_end(self._attributes, end)
+            self._end = None
 
     def note(self, event: SpanEvent) -> None:
         """Add *event* to the span, which is open."""
