@@ -18,6 +18,7 @@ import dspy
 import mlflow
 import pytest
 from dspy.dsp.utils.settings import thread_local_overrides
+from offline_lm import OfflineLM
 from openai_server import OpenAIServer
 from otlp_collector import Collector
 from warned import Warnings
@@ -116,6 +117,17 @@ def collector(httpserver, dspy_traces, monkeypatch):
     collector = Collector(httpserver, monkeypatch)
     yield collector
     collector.spans()  # what is still to be sent would find no server
+
+
+@pytest.fixture(params=["at once", "in the background"])
+def recorded(request, dspy_traces, monkeypatch):
+    """Return the callback; MLflow and the engine store traces in the thread that ends them, or in the background."""
+    if request.param == "in the background":
+        monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
+        mlflow.tracing.reset()
+    callback = MlflowCallback(engine="recorded")
+    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
+        yield callback
 
 
 @pytest.fixture

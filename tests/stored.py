@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -28,3 +30,12 @@ def source_of(trace):
     root = next(span for span in trace.data.spans if span.parent_id is None)
     said = {**root.attributes, **trace.info.trace_metadata}
     return {key: text for key, text in said.items() if key.startswith(("mlflow.source", "mlflow.user"))}
+
+
+@contextmanager
+def locked_store():
+    """Let nobody else write to the test's database."""
+    with closing(sqlite3.connect(urlsplit(mlflow.get_tracking_uri()).path)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+        database.rollback()

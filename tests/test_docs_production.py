@@ -8,11 +8,9 @@ import logging
 import os
 import re
 import shlex
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +20,7 @@ import pytest
 from docs_blocks import ROOT, Page, blocks_that_run
 from expected import ok
 from programs import Program, answering, predict_tree
+from stored import locked_store
 
 from dspy_mlflow_callbacks import (
     MlflowCallback,
@@ -589,15 +588,6 @@ def test_each_problem_is_said_once(run, warned):
     assert [message.partition(":")[0] for message in warned.messages] == [
         "A middleware failed; its calls are not recorded"
     ]
-
-
-@contextmanager
-def locked_store():
-    """Let nobody else write to the test's database."""
-    with closing(sqlite3.connect(urlsplit(mlflow.get_tracking_uri()).path)) as database:
-        database.execute("BEGIN EXCLUSIVE")
-        yield
-        database.rollback()
 
 
 @pytest.mark.warns

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from contextlib import closing, contextmanager
-from urllib.parse import urlsplit
 
 import dspy
 import mlflow
 import pytest
 from programs import Echo, Program, answering
+from stored import locked_store
 
 import dspy_mlflow_callbacks
 from dspy_mlflow_callbacks import MlflowCallback
@@ -21,15 +19,6 @@ def _in_the_background(dspy_traces, monkeypatch):
     """Let traces be stored in the background, as they are outside of tests."""
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
     mlflow.tracing.reset()
-
-
-@contextmanager
-def locked_store():
-    """Let nobody else write to the test's database."""
-    with closing(sqlite3.connect(urlsplit(mlflow.get_tracking_uri()).path)) as database:
-        database.execute("BEGIN EXCLUSIVE")
-        yield
-        database.rollback()
 
 
 def stored(traces) -> int:

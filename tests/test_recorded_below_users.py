@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+from contextlib import contextmanager
+from functools import partial
 
 import dspy
 import mlflow
 import pytest
 from expected import bare, failed, ok
 from mlflow.tracing.trace_manager import InMemoryTraceManager
-from offline_lm import OfflineLM
 from openai_server import usage
 from programs import Echo, Program, Runs, predict_tree, program_tree
 
@@ -23,15 +24,9 @@ pytestmark = pytest.mark.usefixtures("nothing_open")
 TOKENS = dict(zip(("input_tokens", "output_tokens", "total_tokens"), usage().values(), strict=True))
 
 
-@pytest.fixture(autouse=True, params=["at once", "in the background"])
-def recorded(request, dspy_traces, monkeypatch):
-    """Return the callback; MLflow and the engine store traces in the thread that ends them, or in the background."""
-    if request.param == "in the background":
-        monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
-        mlflow.tracing.reset()
-    callback = MlflowCallback(engine="recorded")
-    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
-        yield callback
+@pytest.fixture(autouse=True)
+def _nothing_in_memory(recorded):
+    yield
     end = time.monotonic() + 60
     while in_memory() and time.monotonic() < end:
         time.sleep(0.05)
@@ -147,41 +142,42 @@ def test_attributes_set_below_the_users_root_stay(dspy_traces):
     assert span.get_attribute("key") == "value"
 
 
-def test_a_program_that_outlives_the_users_root_is_stored(dspy_traces):
-    """A program in a thread that goes on after the user's root has ended is stored whole in the user's trace."""
+@contextmanager
+def outliving(before=lambda: None, after=lambda: None):
+    """Run a program in a thread below the user's root; it does *after* once the root has ended and the block too."""
     entered, root_ended = threading.Event(), threading.Event()
 
     def waits(_):
+        before()
         entered.set()
         assert root_ended.wait(timeout=60)
-        return dspy.Predict("question -> answer")(question="why?")
+        after()
 
     with mlflow.start_span("mine"):
         thread = threading.Thread(target=contextvars.copy_context().run, args=(Runs(waits),))
         thread.start()
         assert entered.wait(timeout=60)
+    yield
     root_ended.set()
     thread.join()
+
+
+def test_a_program_that_outlives_the_users_root_is_stored(dspy_traces):
+    """A program in a thread that goes on after the user's root has ended is stored whole in the user's trace."""
+    with outliving(after=lambda: dspy.Predict("question -> answer")(question="why?")):
+        pass
     assert dspy_traces.tree() == [mine(bare("Runs", predict_tree()))]
 
 
 def test_a_look_after_the_users_root_has_ended(dspy_traces):
     """A program that goes on after the user's root can be looked at, and the user's spans below it are stored."""
-    entered, root_ended = threading.Event(), threading.Event()
 
-    def waits(_):
-        entered.set()
-        assert root_ended.wait(timeout=60)
+    def look():
         with mlflow.start_span("late"):
             mlflow.get_current_active_span().set_attribute("key", "value")
 
-    with mlflow.start_span("mine"):
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(Runs(waits),))
-        thread.start()
-        assert entered.wait(timeout=60)
-    mlflow.flush_trace_async_logging()
-    root_ended.set()
-    thread.join()
+    with outliving(after=look):
+        mlflow.flush_trace_async_logging()
     assert dspy_traces.tree() == [mine(bare("Runs", ok("late", "UNKNOWN")))]
     (span,) = dspy_traces.spans(name="late")
     assert span.get_attribute("key") == "value"
@@ -189,20 +185,12 @@ def test_a_look_after_the_users_root_has_ended(dspy_traces):
 
 def test_a_program_that_was_looked_at_outlives_the_users_root(dspy_traces):
     """Neither does a look at such a program keep it, or the user's root, from being stored."""
-    entered, root_ended = threading.Event(), threading.Event()
 
-    def waits(_):
-        mlflow.get_current_active_span().set_attribute("before", 1)
-        entered.set()
-        assert root_ended.wait(timeout=60)
-        mlflow.get_current_active_span().set_attribute("after", 1)
+    def look(key):
+        mlflow.get_current_active_span().set_attribute(key, 1)
 
-    with mlflow.start_span("mine"):
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(Runs(waits),))
-        thread.start()
-        assert entered.wait(timeout=60)
-    root_ended.set()
-    thread.join()
+    with outliving(partial(look, "before"), partial(look, "after")):
+        pass
     trace = dspy_traces.one()
     assert tree(trace) == [mine(bare("Runs"))]
     assert trace.info.trace_metadata["mlflow.trace.infoFinalized"] == "true"

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import dspy
 import mlflow
 import pytest
 from mlflow.tracing.trace_manager import InMemoryTraceManager
-from offline_lm import OfflineLM
 from programs import Echo, Program, Runs, program_tree
 
-from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks.mlflow_internals import live_traces
 from dspy_mlflow_callbacks.testing.captured import tree
 
 pytestmark = pytest.mark.usefixtures("nothing_open")
-
-
-@pytest.fixture(params=["at once", "in the background"])
-def callback(request, dspy_traces, monkeypatch):
-    """Return the callback; MLflow and the engine store traces in the thread that ends them, or in the background."""
-    if request.param == "in the background":
-        monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
-        mlflow.tracing.reset()
-    callback = MlflowCallback(engine="recorded")
-    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
-        yield callback
 
 
 def fail(*_, **__):
@@ -32,23 +18,23 @@ def fail(*_, **__):
 
 
 @pytest.mark.warns
-def test_a_trace_that_cannot_be_made_ready_is_said(dspy_traces, callback, warned, monkeypatch):
+def test_a_trace_that_cannot_be_made_ready_is_said(dspy_traces, recorded, warned, monkeypatch):
     """A trace of which MLflow's own facts cannot be had is counted as lost and said once; the others are stored."""
     program = Runs(lambda _: mlflow.update_current_trace(metadata={"mine": "1"}))
     with monkeypatch.context() as patch:
         patch.setattr(live_traces, "set_request_response_preview", fail)
         program()
         program()
-        assert callback.flush()
+        assert recorded.flush()
     Program()(question="why?")
     assert dspy_traces.tree() == [program_tree()]
-    stats = callback.stats()
+    stats = recorded.stats()
     assert (stats.stored, stats.lost, stats.failed) == (1, 2, 2)
     assert warned.messages == ["A span was lost or is incomplete: ZeroDivisionError('oops')"]
 
 
 @pytest.mark.warns
-def test_a_store_that_refuses_is_said(dspy_traces, callback, warned, monkeypatch):
+def test_a_store_that_refuses_is_said(dspy_traces, recorded, warned, monkeypatch):
     """A trace that the store refuses is counted as lost and said; those with it in a batch are stored."""
 
     def forward(_):
@@ -57,15 +43,15 @@ def test_a_store_that_refuses_is_said(dspy_traces, callback, warned, monkeypatch
     Echo()()
     Runs(forward)()
     Echo()()
-    assert callback.flush()
+    assert recorded.flush()
     assert [tree(trace)[0][0] for trace in dspy_traces.all()] == ["Echo", "Echo"]
-    assert (callback.stats().stored, callback.stats().lost) == (2, 1)
+    assert (recorded.stats().stored, recorded.stats().lost) == (2, 1)
     assert all(message.startswith("Traces are not stored in sqlite:") for message in warned.messages)
     assert len(warned.messages) <= 1  # once for the store, be it in another test
 
 
 @pytest.mark.parametrize("expired", [False, True])
-def test_a_trace_that_mlflow_puts_out_of_its_memory(dspy_traces, callback, expired):
+def test_a_trace_that_mlflow_puts_out_of_its_memory(dspy_traces, recorded, expired):
     """What is looked at again after MLflow has put its trace out of its memory is stored all the same."""
     manager = InMemoryTraceManager.get_instance()
 
@@ -87,11 +73,11 @@ def test_a_trace_that_mlflow_puts_out_of_its_memory(dspy_traces, callback, expir
     assert not manager._traces
 
 
-def test_ids_that_are_none_of_dspys(dspy_traces, callback):
+def test_ids_that_are_none_of_dspys(dspy_traces, recorded):
     """Calls whose ids are no UUIDs get span and trace ids all the same."""
     for call_id in ("call", "0" * 32, ""):
-        callback.on_module_start(call_id, Echo(), {"args": (), "kwargs": {}})
-        callback.on_module_end(call_id, "said", None)
+        recorded.on_module_start(call_id, Echo(), {"args": (), "kwargs": {}})
+        recorded.on_module_end(call_id, "said", None)
     ids = {(span.trace_id, span.span_id) for span in dspy_traces.spans()}
     assert len(ids) == 3
     assert not any(set(part.removeprefix("tr-")) == {"0"} for pair in ids for part in pair)
