@@ -10,7 +10,7 @@ import statistics
 import time
 
 from contestants import AUTOLOG, CONTESTANTS, NO_OP
-from measured import NoWarnings, hold_exporter, report
+from measured import NoWarnings, arrivals, hold_exporter, report
 from processes import WAITING_EXPORTER
 from stores import Place
 from tables import between, counted, median, number, over, stored, table
@@ -92,16 +92,11 @@ def cells(row):
 
 
 def measure(contestant, calls, warm_up, folder):
-    import dspy
-    from program import five_spans, offline_lm, timed
+    from program import five_spans, timed, warmed_up
 
     NoWarnings("dspy_mlflow_callbacks")
     store = CONTESTANTS[contestant].begin(Place(folder))
-    dspy.configure(lm=offline_lm())
-    program = five_spans()
-    for each in range(warm_up):
-        program(question=f"warm-up {each}")
-    store.flush()
+    program = warmed_up(five_spans(), warm_up, store)
     exporter_waits = WAITING_EXPORTER.keys() <= os.environ.keys()
     if exporter_waits:
         hold_exporter()
@@ -115,9 +110,7 @@ def measure(contestant, calls, warm_up, folder):
         "call_us": statistics.median(wall for wall, _ in times) / 1e3,
         "caller_cpu_us": statistics.median(own for _, own in times) / 1e3,
         "cpu_ms": cpu / calls / 1e6,
-        "executed": calls + warm_up,
-        "stored": len(kept),
-        "spans": sorted(set(kept.values())),
+        **arrivals(kept, calls + warm_up, SPANS),
     }
 
 

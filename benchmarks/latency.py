@@ -51,16 +51,11 @@ def cells(row):
 
 
 def measure(contestant, traces, folder):
-    import dspy
-    from program import five_spans, offline_lm
+    from program import five_spans, warmed_up
 
     NoWarnings()
     store = CONTESTANTS[contestant].begin(Place(folder))
-    dspy.configure(lm=offline_lm())
-    program = five_spans()
-    for each in range(WARM_UP):
-        program(question=f"warm-up {each}")
-    store.flush()
+    program = warmed_up(five_spans(), WARM_UP, store)
     return [until_readable(store, program, WARM_UP + 1 + each) for each in range(traces)]
 
 

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 from contestants import CONTESTANTS, NO_OP, NONE
-from measured import Cpu, NoWarnings, report
+from measured import Cpu, NoWarnings, arrivals, report
 from stores import Place
-from tables import beside, counted, median, number, percent, stored, table
+from tables import beside, counted, median, number, percent, storage, stored, table
 
 SPANS = 5
 NAMES = (NONE, NO_OP, "ours", "ours_native", "autolog", "openinference")
@@ -59,10 +59,7 @@ def row(name, figures, rounds):
         "added_cpu_ms": beside(figures, no_op, "cpu_ms", operator.sub),
         "children_cpu_ms": median(figures, "children_cpu_ms"),
         "stored_after_s": median(figures, "stored_after_s"),
-        "spans": sorted({spans for each in figures for spans in each["spans"]}),
-        "executed": figures[0]["executed"],
-        "stored": min(each["stored"] for each in figures) if CONTESTANTS[name].keeps else None,
-        "whole": min(each["whole"] for each in figures) if CONTESTANTS[name].keeps else None,
+        **storage(CONTESTANTS[name], figures),
         "rounds": figures,
     }
 
@@ -134,10 +131,7 @@ def measure(contestant, kind, width, calls, folder):
         "p50_ms": statistics.median(latencies_s) * 1e3,
         "p95_ms": statistics.quantiles(latencies_s, n=20)[-1] * 1e3,
         "stored_after_s": waited.all_after_s,
-        "executed": executed,
-        "stored": len(kept),
-        "whole": sum(spans == SPANS for spans in kept.values()),
-        "spans": sorted(set(kept.values())),
+        **arrivals(kept, executed, SPANS),
     }
 
 

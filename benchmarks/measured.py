@@ -25,6 +25,16 @@ def report(measure):
     os._exit(0)
 
 
+def arrivals(kept, executed, spans):
+    """Return how much is in the store, given the number of spans of each trace there and those that it should have."""
+    return {
+        "executed": executed,
+        "stored": len(kept),
+        "whole": sum(found == spans for found in kept.values()),
+        "spans": sorted(set(kept.values())),
+    }
+
+
 class NoWarnings(logging.Handler):
     """Ends the measurement when a callback fails: what is not recorded costs nothing."""
 

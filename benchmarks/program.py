@@ -106,6 +106,15 @@ class Loop(dspy.Module):
         return done
 
 
+def warmed_up(program, calls, store):
+    """Call *program* on the offline LM until its process is warm, let *store* have that, and return it."""
+    dspy.configure(lm=offline_lm())
+    for each in range(calls):
+        program(question=f"warm-up {each}")
+    store.flush()
+    return program
+
+
 def timed(program, **inputs):
     """Return the nanoseconds that a call takes, and those of CPU that it takes in this thread."""
     cpu, start = time.thread_time_ns(), time.perf_counter_ns()

@@ -13,10 +13,10 @@ import urllib.request
 from contextlib import contextmanager
 
 from contestants import CONTESTANTS, NO_OP
-from measured import Cpu, NoWarnings, report
+from measured import Cpu, NoWarnings, arrivals, report
 from processes import environment, process
 from stores import SERVER_DATABASE, Place
-from tables import beside, counted, median, number, over, stored, table
+from tables import beside, counted, median, number, over, storage, stored, table
 
 SPANS = 10
 WARM_UP = 10
@@ -84,10 +84,7 @@ def row(name, figures, no_op):
         "children_cpu_ms": median(figures, "children_cpu_ms"),
         "stored_after_s": median(figures, "stored_after_s"),
         "traces_per_s": median(figures, "traces_per_s") if CONTESTANTS[name].keeps else None,
-        "spans": sorted({spans for each in figures for spans in each["spans"]}),
-        "executed": figures[0]["executed"],
-        "stored": min(each["stored"] for each in figures) if CONTESTANTS[name].keeps else None,
-        "whole": min(each["whole"] for each in figures) if CONTESTANTS[name].keeps else None,
+        **storage(CONTESTANTS[name], figures),
         "rounds": figures,
     }
 
@@ -126,16 +123,11 @@ def cells(row):
 
 
 def measure(contestant, traces, server, folder):
-    import dspy
-    from program import TwoSteps, offline_lm
+    from program import TwoSteps, warmed_up
 
     NoWarnings()
     store = CONTESTANTS[contestant].begin(Place(folder, server))
-    dspy.configure(lm=offline_lm())
-    program = TwoSteps()
-    for each in range(WARM_UP):
-        program(question=f"warm-up {each}")
-    store.flush()
+    program = warmed_up(TwoSteps(), WARM_UP, store)
     store.wait(WARM_UP, WARM_UP * SPANS, time.perf_counter())
     before = len(store.spans_by_trace())
     cpu, executed = Cpu(), WARM_UP + traces
@@ -149,10 +141,7 @@ def measure(contestant, traces, server, folder):
         **used,
         "stored_after_s": waited.all_after_s,
         "traces_per_s": over(len(kept) - before, waited.last_after_s),
-        "executed": executed,
-        "stored": len(kept),
-        "whole": sum(spans == SPANS for spans in kept.values()),
-        "spans": sorted(set(kept.values())),
+        **arrivals(kept, executed, SPANS),
     }
 
 

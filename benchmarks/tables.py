@@ -30,6 +30,20 @@ def stored(row):
     return ", ".join(map(str, row["spans"])), kept
 
 
+def storage(contestant, figures):
+    """Return what is stored in the worst of the rounds; None where *contestant* stores nothing."""
+
+    def worst(key):
+        return min(each[key] for each in figures) if contestant.keeps else None
+
+    return {
+        "spans": sorted({spans for each in figures for spans in each["spans"]}),
+        "executed": figures[0]["executed"],
+        "stored": worst("stored"),
+        "whole": worst("whole"),
+    }
+
+
 def counted(rounds):
     """Return how many rounds there were."""
     return max(map(len, rounds.values()))
