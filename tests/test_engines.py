@@ -118,7 +118,7 @@ def test_variables_that_contradict_stop_no_program(warned, variables, options, i
     assert message.startswith(f"DSPY_MLFLOW_{ignored} is ignored: a tail sampler needs whole traces, ")
 
 
-@pytest.mark.parametrize(("engine", "stored"), [("auto", 1), ("recorded", 1), ("native", 0)])
+@pytest.mark.parametrize(("engine", "stored"), [("auto", 1), ("recorded", 1), ("native", 0)], indirect=["engine"])
 def test_who_stores_a_trace(dspy_traces, engine, stored):
     """The recorded engine stores and counts traces itself, also on `auto`; those of the native one MLflow stores."""
     callback = MlflowCallback(engine=engine)
