@@ -10,7 +10,7 @@ from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanStart
 from dspy_mlflow_callbacks.spans import muted
 from dspy_mlflow_callbacks.spans.around import decision_of, span_around
-from dspy_mlflow_callbacks.spans.delivery import DELIVERY
+from dspy_mlflow_callbacks.spans.delivery_watch import DELIVERY_WATCH
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 from dspy_mlflow_callbacks.spans.muted import Muted
 from dspy_mlflow_callbacks.spans.native import NativeEngine, NativeSpan
@@ -47,7 +47,7 @@ class Engine:
     unmute = staticmethod(muted.unmute)
 
     def __init__(self, settings: Settings, experiment: str | None, name: str) -> None:
-        DELIVERY.start()
+        DELIVERY_WATCH.start()
         if name == "recorded":
             _check_recorded()
         chosen = ChosenExperiment(experiment)

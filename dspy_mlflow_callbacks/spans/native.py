@@ -20,7 +20,7 @@ from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStar
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans import gen_ai
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
-from dspy_mlflow_callbacks.spans.delivery import DELIVERY
+from dspy_mlflow_callbacks.spans.delivery_watch import DELIVERY_WATCH
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 from dspy_mlflow_callbacks.spans.leaving import preview_content, run_steps, span_content, trace_content
 
@@ -101,7 +101,7 @@ class NativeEngine:
         tracer = internals.tracer()
         if tracer is not self._probed:  # MLflow takes a new one for a new tracking URI
             self._probed = tracer
-            DELIVERY.probe()
+            DELIVERY_WATCH.probe()
             internals.describe_for_otlp(tracer.otlp, gen_ai.describe)
         attributes = opening_attributes(call.call_id, start)
         run = None

@@ -13,7 +13,7 @@ from programs import Echo
 from werkzeug import Response
 
 from dspy_mlflow_callbacks import MlflowCallback
-from dspy_mlflow_callbacks.spans.delivery import DeliveryWatch
+from dspy_mlflow_callbacks.spans.delivery_watch import DeliveryWatch
 
 
 def probe(uri: str) -> None:

@@ -59,4 +59,4 @@ class DeliveryWatch(logging.Filter):
             self._warn.store(uri, f"the server does not answer ({error})")
 
 
-DELIVERY = DeliveryWatch()
+DELIVERY_WATCH = DeliveryWatch()
