@@ -1,4 +1,4 @@
-# demo, test, test-native, lint, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
+# demo, test, test-native, test-processes, lint, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 export LITELLM_LOCAL_MODEL_COST_MAP = True
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo test test-native lint format docs bench test-oldest clean
+.PHONY: demo test test-native test-processes lint format docs bench test-oldest clean
 
 # What pip prints goes to a log, so that the screen shows what was asked for.
 install = mkdir -p $(1) && { $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) >> $(1)/install.log 2>&1 \
@@ -46,6 +46,10 @@ test: $(VENV)/.dev
 # The same tests on the engine that is taken where traces do not go to a tracking store.
 test-native: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal --engine native
+
+# What needs fresh interpreters and servers.
+test-processes: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/processes -n 2 --dist loadfile --timeout 300
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

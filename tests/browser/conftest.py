@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from named_folders import is_named
 
 HERE = Path(__file__).parent
 MILLISECONDS_TO_SHOW = 30_000
@@ -16,8 +17,7 @@ MILLISECONDS_TO_SHOW = 30_000
 
 def pytest_ignore_collect(collection_path, config):
     """Leave this folder out where it is not named: its tests need Chromium and start a server."""
-    named = [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
-    return None if any(path.is_relative_to(HERE) for path in named) else True
+    return None if is_named(HERE, config) else True
 
 
 @pytest.fixture(scope="session")

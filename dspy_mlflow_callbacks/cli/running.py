@@ -1,4 +1,4 @@
-"""The command `dspy-mlflow`: `dspy-mlflow run app.py` traces a program that does not mention this package."""
+"""`dspy-mlflow run app.py` traces a program that does not mention this package."""
 
 from __future__ import annotations
 
@@ -7,43 +7,47 @@ import os
 import site
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
 
-import dspy_mlflow_callbacks
 from dspy_mlflow_callbacks import autostart
 from dspy_mlflow_callbacks.config import OPTIONS, default_text, variable_of
 
-_STARTUP = Path(__file__).parent / "startup"
+_STARTUP = Path(autostart.__file__).parent / "startup"
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command.
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of `dspy-mlflow`."""
+    run = commands.add_parser(
+        "run",
+        usage="%(prog)s [--OPTION VALUE ...] (script | -m module) [arguments]",
+        help="run a Python program with its DSPy calls traced",
+        description="Run a Python program as `python script` or `python -m module` would, with its DSPy calls traced; "
+        "so are those of the Python processes that it starts. An option goes before its variable DSPY_MLFLOW_<OPTION>.",
+        allow_abbrev=False,
+    )
+    run.set_defaults(does=_run, refuse=run.error)
+    for option in OPTIONS.values():
+        flag = f"--{option.name.replace('_', '-')}"
+        run.add_argument(flag, dest=option.name, type=_checked(option), metavar="VALUE", help=_help(option))
 
-    Args:
-        arguments: What stands behind its name; None is `sys.argv`'s.
 
-    Raises:
-        SystemExit: with status 2 if *arguments* are wrong, 0 after `--help` and `--version`.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, target = _split(given)
-    said = _parser().parse_args(own)
-    if not target:
+def _run(said: argparse.Namespace) -> NoReturn:
+    if not said.target:
         said.refuse("say which script to run, or which module with -m")
     variables = {variable_of(name): getattr(said, name) for name in OPTIONS if getattr(said, name) is not None}
-    _become([sys.executable, *_flags(), *target], {**os.environ, **variables, **_switched_on()})
+    _become([sys.executable, *_flags(), *said.target], {**os.environ, **variables, **_switched_on()})
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return what is for us and what is Python's: from the first argument on that is none of our options.
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what is for us and what is Python's: behind `run`, from the first argument on that is none of our options.
 
     argparse would have to be told where to stop, and each Python's has its own way with `--` there.
     """
-    end = 1
+    end = 1 if arguments[:1] == ["run"] else len(arguments)
     while end < len(arguments) and arguments[end].startswith(("--", "-h")):
         has_value = "=" in arguments[end] or arguments[end] in ("--help", "-h")
         end += 1 if has_value else 2
@@ -54,27 +58,6 @@ def _flags() -> list[str]:
     """Return the options that this Python was started with, such as `-X dev`; `-m` and what stands behind is ours."""
     flags = sys.orig_argv[1 : -len(sys.argv)]
     return flags[:-1] if flags[-1:] == ["-m"] else flags
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dspy-mlflow", description="MLflow traces of DSPy programs.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {dspy_mlflow_callbacks.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    run = commands.add_parser(
-        "run",
-        usage="%(prog)s [--OPTION VALUE ...] (script | -m module) [arguments]",
-        help="run a Python program with its DSPy calls traced",
-        description="Run a Python program as `python script` or `python -m module` would, with its DSPy calls traced; "
-        "so are those of the Python processes that it starts. An option goes before its variable DSPY_MLFLOW_<OPTION>.",
-        allow_abbrev=False,
-    )
-    run.set_defaults(refuse=run.error)
-    for option in OPTIONS.values():
-        flag = f"--{option.name.replace('_', '-')}"
-        run.add_argument(flag, dest=option.name, type=_checked(option), metavar="VALUE", help=_help(option))
-    return parser
 
 
 def _checked(option: attrs.Attribute[Any]) -> Callable[[str], str]:
