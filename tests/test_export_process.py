@@ -145,6 +145,17 @@ def test_a_process_that_dies_is_replaced_once(delivery, written, clock, destinat
     assert delivery._helper._process is None
 
 
+def test_a_process_that_dies_while_it_starts_is_not_waited_for(delivery, written, clock, destination):
+    """A process that was killed before it was ready is given up; the thread writes."""
+    delivery.note_backlog(destination, MANY_TRACES + 1)
+    clock.now = 1.5
+    delivery.note_backlog(destination, MANY_TRACES + 1)
+    os.kill(delivery._helper._process.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(delivery._helper._process.pid))
+    delivery.deliver(batch_of(EndedTrace(destination)))
+    assert (len(written), delivery._helper._process) == (1, None)
+
+
 @pytest.mark.parametrize("executable", ["/bin/false", "/no/such/file"])
 def test_where_no_process_can_be_had_the_thread_writes(clock, destination, monkeypatch, executable):
     """A process that does not come up is tried twice; the thread writes all the while."""
