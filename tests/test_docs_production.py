@@ -489,14 +489,14 @@ def test_the_limits_are_the_options():
     limits = {
         "max_queue_traces": "10,000",
         "max_queue_bytes": "256 MiB",
-        "max_block_s": "1 s",
+        "max_block_s": "5 s",
         "exit_timeout_s": "10 s",
     }
     said = " ".join(row[2] for row in PAGE.rows("| when | what happens |"))
     assert [name for name, default in limits.items() if f"`{name}` ({default})" not in said] == []
     defaults = TracingConfig()
     assert (defaults.max_queue_traces, defaults.max_queue_bytes) == (10_000, 256 * 1024**2)
-    assert (defaults.max_block_s, defaults.exit_timeout_s, defaults.max_open_s) == (1, 10, 300)
+    assert (defaults.max_block_s, defaults.exit_timeout_s, defaults.max_open_s) == (5, 10, 300)
     assert defaults.on_full == "block"
 
 

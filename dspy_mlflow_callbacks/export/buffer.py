@@ -10,6 +10,8 @@ from dspy_mlflow_callbacks.export.waiting import Limits, Waiting
 
 NEVER = 1 << 62
 
+_BREATH_SECONDS = 0.001
+
 
 class Buffer:
     """Holds whole traces, bounded in number and bytes.
@@ -131,10 +133,12 @@ class Buffer:
         return len(self._held) < limits.max_traces and self.size + size <= limits.max_bytes
 
     def _get_room(self, size: int, limits: Limits) -> bool:
-        # Where nothing moves, one call has waited for all.
-        if limits.on_full == "drop" or self._had_enough == self.leaves:
+        if limits.on_full == "drop":
             return False
-        if self._left.wait_for(lambda: self._has_room(size, limits), limits.max_block_s):
+        # Where nothing moves, one call has waited for all. The others still let go of the interpreter: a program that
+        # calls without a pause would keep the worker from moving anything.
+        at_most_s = _BREATH_SECONDS if self._had_enough == self.leaves else limits.max_block_s
+        if self._left.wait_for(lambda: self._has_room(size, limits), at_most_s):
             return True
         self._had_enough = self.leaves
         return False

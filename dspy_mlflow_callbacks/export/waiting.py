@@ -86,4 +86,4 @@ class Limits:
     max_traces: int = attrs.field(default=10_000, validator=[instance_of(int), gt(0)])
     max_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=[instance_of(int), gt(0)])
     on_full: str = attrs.field(default="block", validator=in_(("block", "drop")))
-    max_block_s: float = attrs.field(default=1.0, validator=gt(0))
+    max_block_s: float = attrs.field(default=5.0, validator=gt(0))
