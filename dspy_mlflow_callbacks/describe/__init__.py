@@ -60,30 +60,29 @@ def describe_start(call: CallStart, capture: Capture = EVERYTHING) -> SpanStart:
     attributes = capture.attributes(described.attributes)
     if call.attributes:
         attributes = {**attributes, **{key: to_json(value) for key, value in call.attributes.items()}}
-    program = program_parts(call.instance) if call.kind is CallKind.MODULE and call.is_root else None
     return new_span_start(
         name=encodable(call.name),
         span_type=described.span_type,
         inputs=to_json(described.inputs) if capture.inputs_of(call.kind) else None,
-        attributes=attributes,
-        later=functools.partial(_attributes_later, call.kind, call.is_root, described.later, program),
+        attributes={"dspy.kind": _KIND_TEXTS[call.kind], **attributes},
+        later=_of_root(call, described.later) if call.is_root else described.later,
         level=call.level,
     )
 
 
-def _attributes_later(
-    kind: CallKind,
-    is_root: bool,  # noqa: FBT001  (handed over by a partial)
-    later: Callable[[], Mapping[str, str]] | None,
-    program: tuple[str, ...] | None,
+def _of_root(call: CallStart, later: Callable[[], Mapping[str, str]] | None) -> Callable[[], Mapping[str, str]]:
+    """Return what says later what only a root says, with what its span says later as any other."""
+    program = program_parts(call.instance) if call.kind is CallKind.MODULE else None
+    return functools.partial(_attributes_of_root, later, program)
+
+
+def _attributes_of_root(
+    later: Callable[[], Mapping[str, str]] | None, program: tuple[str, ...] | None
 ) -> Mapping[str, str]:
-    attributes = {**_VERSIONS} if is_root else {}
+    attributes = {**_VERSIONS}
     if program is not None:
         attributes[FINGERPRINT] = word_to_json(fingerprint_of(program))
-    attributes["dspy.kind"] = _KIND_TEXTS[kind]
-    if later is not None:
-        attributes.update(later())
-    return attributes
+    return attributes if later is None else {**attributes, **later()}
 
 
 def describe_end(call: CallStart, end: CallEnd, capture: Capture = EVERYTHING) -> SpanEnd:

@@ -32,6 +32,10 @@ _ERROR_LEVEL = "40"
 _HALF, _HEXADECIMAL = 16, 16
 
 
+def _nothing() -> None:
+    """Detach a span that is detached."""
+
+
 class RecordedSpan(LightSpan):
     """A light span of a call. Until somebody looks, what the call's start and end say is kept as it was said.
 
@@ -47,6 +51,7 @@ class RecordedSpan(LightSpan):
     is_entry = False
     _end: SpanEnd | None = None
     _is_described = False
+    _detach: Callable[[], None] = staticmethod(_nothing)
 
     def __init__(
         self,
@@ -63,7 +68,7 @@ class RecordedSpan(LightSpan):
         self._start = start
         self.settings = settings
         trace.spans.append(self)
-        self._detach: Callable[[], None] = trace.tracer.attach(self)
+        self._detach = trace.tracer.attach(self)
 
     @property
     def around(self) -> otel.Span:
@@ -87,6 +92,7 @@ class RecordedSpan(LightSpan):
         """Take the span out of MLflow's context, then end it."""
         # First the context: a span that fails to end must not become the parent of the next trace.
         self._detach()
+        del self._detach  # with the context that it holds: the span may wait for long
         try:
             for event in end.events:
                 self.note(event)
