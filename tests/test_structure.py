@@ -61,10 +61,22 @@ MAY_IMPORT = {
     "cli": {"config", "autostart"},
     "__main__": {"cli"},
     "programs": {"dspy_internals", "callbacks"},
+    "replaying": {
+        "events",
+        "dspy_internals",
+        "mlflow_internals",
+        "secrets",
+        "scopes",
+        "config",
+        "describe",
+        "spans",
+        "flushing",
+        "callbacks",
+    },
     "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
 }
-DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "testing"}
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "testing"}
+DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "replaying", "testing"}
+MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "replaying", "testing"}
 
 
 def room_of(path: Path) -> str:

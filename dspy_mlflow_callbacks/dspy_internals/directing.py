@@ -1,0 +1,110 @@
+"""Letting something else answer in place of the LMs and tools that a program calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import dspy
+from dspy.utils.callback_context import ACTIVE_CALL_ID
+
+from dspy_mlflow_callbacks.dspy_internals.wrapping import wrap
+
+try:
+    from dspy.clients._deprecation import adapter_message_call as _of_an_adapter
+except ImportError:  # pragma: no cover  (dspy < 3.4: `make test-oldest`)
+
+    def _of_an_adapter(lm: Any, messages: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+# Among DSPy's settings, which it carries into its worker threads; the name is ours alone.
+_DIRECTOR = "dspy_mlflow_callbacks_director"
+
+
+class Director(Protocol):
+    """Says who answers in place of an LM or a tool that is called."""
+
+    def lm(self, lm: Any, arguments: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return who answers in place of *lm*, which may be itself, and what of the call's keyword arguments changes.
+
+        An argument that changes to None is left out.
+        """
+        ...
+
+    def tool(self, tool: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return the tool that runs in place of *tool*, which may be itself."""
+        ...
+
+
+@contextmanager
+def directed(director: Director, **settings: Any) -> Iterator[None]:
+    """Ask *director* at each call of an LM or tool that is made inside, wherever DSPy carries its settings.
+
+    What runs inside is no part of a DSPy call that is running outside.
+
+    Args:
+        director: Who is asked.
+        settings: DSPy's settings inside.
+    """
+    wrap(dspy.BaseLM, "__call__", _directing_lms, stays=True)
+    wrap(dspy.BaseLM, "acall", _directing_async_lms, stays=True)
+    wrap(dspy.Tool, "__call__", _directing_tools, stays=True)
+    wrap(dspy.Tool, "acall", _directing_async_tools, stays=True)
+    token = ACTIVE_CALL_ID.set(None)
+    try:
+        with dspy.context(**settings, **{_DIRECTOR: director}):
+            yield
+    finally:
+        ACTIVE_CALL_ID.reset(token)
+
+
+def _directing_lms(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        director = dspy.settings.get(_DIRECTOR)
+        if director is None:
+            return original(self, *args, **kwargs)
+        lm, kwargs = _directed_lm(director, original, self, args, kwargs)
+        with _of_an_adapter(lm, kwargs.get("messages")):
+            return original(lm, *args, **kwargs)
+
+    return __call__
+
+
+def _directing_async_lms(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
+        director = dspy.settings.get(_DIRECTOR)
+        if director is None:
+            return await original(self, *args, **kwargs)
+        lm, kwargs = _directed_lm(director, original, self, args, kwargs)
+        with _of_an_adapter(lm, kwargs.get("messages")):
+            return await original(lm, *args, **kwargs)
+
+    return acall
+
+
+def _directed_lm(
+    director: Director, function: Callable[..., Any], lm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    _, *arguments = inspect.signature(function).bind(lm, *args, **kwargs).arguments.items()
+    instead, changes = director.lm(lm, dict(arguments))
+    changed = {**kwargs, **changes}
+    return instead, {name: value for name, value in changed.items() if value is not None}
+
+
+def _directing_tools(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self: Any, **kwargs: Any) -> Any:  # noqa: N807
+        director = dspy.settings.get(_DIRECTOR)
+        return original(self if director is None else director.tool(self, kwargs), **kwargs)
+
+    return __call__
+
+
+def _directing_async_tools(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def acall(self: Any, **kwargs: Any) -> Any:
+        director = dspy.settings.get(_DIRECTOR)
+        return await original(self if director is None else director.tool(self, kwargs), **kwargs)
+
+    return acall
