@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import dspy
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
+from dspy_mlflow_callbacks.dspy_internals.settings import hear_everywhere
 from dspy_mlflow_callbacks.dspy_internals.wrapping import wrap
 
 try:
@@ -40,30 +41,38 @@ class Director(Protocol):
 
 
 @contextmanager
-def directed(director: Director, **settings: Any) -> Iterator[None]:
+def directed(director: Director, heard: Callable[[Any], Any], **settings: Any) -> Iterator[None]:
     """Ask *director* at each call of an LM or tool that is made inside, wherever DSPy carries its settings.
 
     What runs inside is no part of a DSPy call that is running outside.
 
     Args:
         director: Who is asked.
+        heard: Returns the callbacks that hear a call for those that the program set, as `dspy.streamify` does.
         settings: DSPy's settings inside.
     """
     wrap(dspy.BaseLM, "__call__", _directing_lms, stays=True)
     wrap(dspy.BaseLM, "acall", _directing_async_lms, stays=True)
     wrap(dspy.Tool, "__call__", _directing_tools, stays=True)
     wrap(dspy.Tool, "acall", _directing_async_tools, stays=True)
+    undo = hear_everywhere(lambda callbacks: heard(callbacks) if _director() is director else callbacks)
     token = ACTIVE_CALL_ID.set(None)
     try:
         with dspy.context(**settings, **{_DIRECTOR: director}):
             yield
     finally:
         ACTIVE_CALL_ID.reset(token)
+        undo()
+
+
+def _director() -> Director | None:
+    found: Director | None = dspy.settings.get(_DIRECTOR)
+    return found
 
 
 def _directing_lms(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        director = dspy.settings.get(_DIRECTOR)
+        director = _director()
         if director is None:
             return original(self, *args, **kwargs)
         lm, kwargs = _directed_lm(director, original, self, args, kwargs)
@@ -75,7 +84,7 @@ def _directing_lms(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _directing_async_lms(original: Callable[..., Any]) -> Callable[..., Any]:
     async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
-        director = dspy.settings.get(_DIRECTOR)
+        director = _director()
         if director is None:
             return await original(self, *args, **kwargs)
         lm, kwargs = _directed_lm(director, original, self, args, kwargs)
@@ -96,7 +105,7 @@ def _directed_lm(
 
 def _directing_tools(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, **kwargs: Any) -> Any:  # noqa: N807
-        director = dspy.settings.get(_DIRECTOR)
+        director = _director()
         return original(self if director is None else director.tool(self, kwargs), **kwargs)
 
     return __call__
@@ -104,7 +113,7 @@ def _directing_tools(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _directing_async_tools(original: Callable[..., Any]) -> Callable[..., Any]:
     async def acall(self: Any, **kwargs: Any) -> Any:
-        director = dspy.settings.get(_DIRECTOR)
+        director = _director()
         return await original(self if director is None else director.tool(self, kwargs), **kwargs)
 
     return acall

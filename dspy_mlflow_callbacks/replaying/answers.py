@@ -11,10 +11,9 @@ from typing import Any, cast
 import dspy
 import pydantic
 
+from dspy_mlflow_callbacks.describe.tools import RESULT_TYPE
 from dspy_mlflow_callbacks.replaying.marks import CHANGES, mark_in
 from dspy_mlflow_callbacks.replaying.recording import Recorded
-
-RESULT_TYPE = "dspy.tool.result_type"
 
 # What lm15 calls otherwise than OpenAI's chat completions, which is what a span says.
 _LM15_REASONS = {"tool_calls": "tool_call", "length": "length", "content_filter": "content_filter"}

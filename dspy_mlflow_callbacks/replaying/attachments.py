@@ -37,6 +37,9 @@ def is_reference(value: Any) -> bool:
 
 def _read_all(payload: Any, read: Callable[[str], str]) -> Any:
     if isinstance(payload, dict):
+        if payload.keys() == {"data", "format"} and is_reference(payload["data"]):
+            # OpenAI's audio part has its data without a URI around it.
+            return {**payload, "data": read(payload["data"]).rpartition(";base64,")[2]}
         return {name: _read_all(value, read) for name, value in payload.items()}
     if isinstance(payload, list):
         return [_read_all(value, read) for value in payload]

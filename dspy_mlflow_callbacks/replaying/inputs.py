@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 import dspy
@@ -92,10 +91,18 @@ def _types(program: Any) -> dict[str, Any]:
 def _as_type(annotation: Any, value: Any) -> Any:
     if annotation in (None, Any, str, dict, list, int, float, bool):
         return value
-    if annotation is dspy.Audio and isinstance(value, Mapping) and "input_audio" in value:
-        said = value["input_audio"]
-        return dspy.Audio(data=said["data"].rpartition(",")[2], audio_format=said["format"])
     try:
-        return pydantic.TypeAdapter(annotation).validate_python(value)
+        return pydantic.TypeAdapter(annotation).validate_python(_with_audio(value))
     except Exception:  # noqa: BLE001  (what it cannot be made of stays as it was recorded: the prompt will tell)
         return value
+
+
+def _with_audio(value: Any) -> Any:
+    """Return *value* with `dspy.Audio` for what spans show as OpenAI's audio parts."""
+    if isinstance(value, list):
+        return [_with_audio(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"type", "input_audio"}:
+        return dspy.Audio(data=value["input_audio"]["data"], audio_format=value["input_audio"]["format"])
+    return {name: _with_audio(item) for name, item in value.items()}

@@ -6,10 +6,11 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import attrs
 import dspy
 import mlflow
 import orjson
@@ -90,9 +91,9 @@ def replay(
     real = programs.real_lm(found.program, lm, stand_in, found.lm) if mode == "live" else _never
     session = Session(recording, mode=mode, tools=tools, fork=fork, real=real)
     listener = Listener(session)
-    callbacks = [*_others(), _traced_by(found.program), listener]
-    around = {"lm": stand_in, "adapter": found.adapter, "callbacks": callbacks}
-    outcome = _run(session, programs.copied(found.program), arguments, around)
+    heard = _Heard(_traced_by(found.program), listener)
+    around = {"lm": stand_in, "adapter": found.adapter, "callbacks": heard(dspy.settings.get("callbacks", []))}
+    outcome = _run(session, heard, programs.copied(found.program), arguments, around)
     return _report(session, listener, outcome)
 
 
@@ -144,8 +145,18 @@ def _arguments(recording: Recording, program: Any, inputs: Mapping[str, Any] | N
         raise ReplayError(recording.trace_id, [reason]) from error
 
 
-def _others() -> list[Any]:
-    return [each for each in dspy.settings.get("callbacks", []) if not isinstance(each, TracingCallback)]
+@attrs.frozen
+class _Heard:
+    """Says who hears the calls of a replay: those that would anyway, but for who traces them, and the replay's own."""
+
+    tracing: MlflowCallback
+    listener: Listener
+
+    def __call__(self, callbacks: Iterable[Any]) -> Iterable[Any]:
+        if self.listener in callbacks:
+            return callbacks
+        others = [each for each in callbacks if not isinstance(each, TracingCallback)]
+        return [*others, self.tracing, self.listener]
 
 
 def _traced_by(program: Any) -> MlflowCallback:
@@ -166,7 +177,13 @@ def _traced_by(program: Any) -> MlflowCallback:
     )
 
 
-def _run(session: Session, program: Any, arguments: recorded_inputs.Arguments, settings: dict[str, Any]) -> Outcome:
+def _run(
+    session: Session,
+    heard: _Heard,
+    program: Any,
+    arguments: recorded_inputs.Arguments,
+    settings: dict[str, Any],
+) -> Outcome:
     """Return what the program returned and what it raised."""
     args, kwargs = arguments
     tags = {"dspy.replay.of": session.recording.trace_id}
@@ -174,7 +191,7 @@ def _run(session: Session, program: Any, arguments: recorded_inputs.Arguments, s
 
     def run() -> Outcome:
         mlflow_internals.leave_spans()
-        with trace_context(tags=tags, enabled=True), dspy_internals.directed(session, **settings):
+        with trace_context(tags=tags, enabled=True), dspy_internals.directed(session, heard, **settings):
             try:
                 return _settled(call(*args, **kwargs)), None
             except BaseException as error:  # noqa: BLE001  (also what is recorded: an interrupt, a cancellation)
