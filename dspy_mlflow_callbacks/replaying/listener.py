@@ -44,19 +44,22 @@ class Listener(BaseCallback):
         )
         self._note_trace(call_id)
         recorded = self._recorded(self._calls[call_id], parent_id)
-        if recorded is None:
-            self._session.matching.pass_through(call_id, parent_id)
-            return
-        self._session.matching.stand(call_id, recorded)
-        self._session.reach(recorded)
-        self._began[call_id] = recorded, time.perf_counter()
+        if recorded is not None:
+            self._session.reach(recorded)
+            self._began[call_id] = recorded, time.perf_counter()
 
     def _recorded(self, call: CallStart, parent_id: str | None) -> Recorded | None:
-        if call.kind not in FOLLOWED:
-            return None
+        matching = self._session.matching
         stood_in = self._session.recorded_of(call.instance) if call.kind in _ANSWERED else None
-        if stood_in is not None or call.kind is CallKind.LM:
-            return stood_in
+        if stood_in is not None:
+            matching.stand(call.call_id, stood_in)
+        elif call.kind not in FOLLOWED or call.kind is CallKind.LM:
+            matching.pass_through(call.call_id, parent_id)
+        else:
+            return self._entered(call, parent_id)
+        return stood_in
+
+    def _entered(self, call: CallStart, parent_id: str | None) -> Recorded | None:
         self._program = self._program or call.name
         return self._session.matching.enter(
             call.call_id,

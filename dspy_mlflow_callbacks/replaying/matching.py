@@ -23,10 +23,12 @@ class Match:
     Attributes:
         call: The recorded call; None if there is none at that place of the program.
         is_exact: Whether it was given the same.
+        is_again: Whether another call was it before.
     """
 
     call: Recorded | None
-    is_exact: bool
+    is_exact: bool = False
+    is_again: bool = False
 
 
 class Matching:
@@ -43,19 +45,26 @@ class Matching:
         self._root = root
         self._lock = threading.RLock()
         self._at: dict[str, Recorded] = {}
+        self._tails: dict[str, str] = {}
         self._taken: set[str] = set()
 
     def place(self, call_id: str | None) -> Recorded:
         """Return the recorded call in which what a call makes is looked up."""
         return self._at.get(call_id or "", self._root)
 
+    def path(self, call_id: str | None) -> str:
+        """Return where in the recorded program a call would stand, whether the recording has it or not."""
+        return self._root.name + self._tails.get(call_id or "", "")
+
     def pass_through(self, call_id: str, parent_id: str | None) -> None:
         """Note a call that is not followed: what it calls is looked up where it stands itself."""
         self._at[call_id] = self.place(parent_id)
+        self._tails[call_id] = self._tails.get(parent_id or "", "")
 
     def stand(self, call_id: str, call: Recorded) -> None:
         """Note that a call is a recorded one that was taken."""
         self._at[call_id] = call
+        self._tails[call_id] = self.tail(call.name)
 
     def enter(self, call_id: str, parent_id: str | None, kind: CallKind, tail: str, inputs: Inputs) -> Recorded | None:
         """Note a call of a module or the like, and return the recorded call that it is.
@@ -77,6 +86,7 @@ class Matching:
                 alike = [call for call in self._free(self.place(parent_id), kind) if self.tail(call.name) == tail]
                 found = next((call for call in alike if agrees(call.inputs, inputs)), next(iter(alike), None))
             self._at[call_id] = self.place(parent_id) if found is None else self._take(found)
+            self._tails[call_id] = tail
             return found
 
     def tail(self, name: str) -> str:
@@ -97,14 +107,17 @@ class Matching:
         with self._lock:
             above = self.place(parent_id)
             here = [call for call in above.children if is_of(call)]
-            path = [call for each in self._root.calls() if each.name == above.name for call in each.children]
+            named = self.path(parent_id)
+            path = [call for each in self._root.calls() if each.name == named for call in each.children]
             alike = [*here, *(call for call in path if is_of(call) and call.parent is not above)]
             free = [call for call in alike if call.span_id not in self._taken]
             exact = next((call for call in free if agrees(call.inputs, inputs)), None)
             if exact is not None:
                 return Match(self._take(exact), is_exact=True)
-            near = [call for call in here if call in free] or free or (alike if again else [])
-            return Match(self._take(_nearest(near, inputs)) if near else None, is_exact=False)
+            near = [call for call in here if call in free] or free
+            if near:
+                return Match(self._take(_nearest(near, inputs)))
+            return Match(_nearest(alike, inputs) if again and alike else None, is_again=True)
 
     def left(self) -> list[Recorded]:
         """Return the recorded calls that no call was."""

@@ -55,9 +55,11 @@ def _of_tools(recording: Recording, program: Any) -> Iterator[str]:
 
 def _cannot_be_compared(call: Recorded) -> str | None:
     remedy = "or use mode='lenient', which serves it by its place and turn"
-    if not isinstance(call.inputs, dict):
+    if mark_in(call.inputs) == "withheld":
+        return f"what it was asked {CHANGES['withheld']}, {remedy}"
+    if call.inputs is None:
         return f"its messages were not recorded; record it with `capture_inputs` and `capture_messages` on, {remedy}"
-    return f"a message {CHANGES['withheld']}, {remedy}" if mark_in(call.inputs) == "withheld" else None
+    return None
 
 
 def is_below_tool(call: Recorded) -> bool:

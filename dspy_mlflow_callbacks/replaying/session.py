@@ -98,7 +98,7 @@ class Session:
             match = self._taken(CallKind.TOOL, inputs, tool.name)
             self.reach(match.call)
             if not match.is_exact:
-                self._diverge(self._tool_divergence(match.call, tool, inputs))
+                self._diverge(self._tool_divergence(match, tool, inputs))
             call = self._known(match, f"the tool {tool.name}", is_tool=True)
             returns = returns_of(tool)
             made = with_function(tool, lambda **_: tool_result(call, returns))
@@ -133,7 +133,7 @@ class Session:
 
     def _divergence(self, match: Match, asked: _Asked) -> Divergence | None:
         call = match.call
-        if call is None:
+        if call is None or match.is_again:
             return self._extra(asked.inputs)
         difference = None if match.is_exact else first_difference(call.inputs, asked.inputs)
         kind: Any = "prompt"
@@ -144,11 +144,12 @@ class Session:
         return Divergence(kind=kind, span=call.path, span_id=call.span_id, field=difference[0], diff=difference[1])
 
     def _extra(self, inputs: Any) -> Divergence:
-        place = self.matching.place(dspy_internals.active_call_id())
-        return Divergence(kind="extra", span=place.path, span_id=None, field="call", diff=diff(None, inputs))
+        place = self.matching.path(dspy_internals.active_call_id())
+        return Divergence(kind="extra", span=place, span_id=None, field="call", diff=diff(None, inputs))
 
-    def _tool_divergence(self, call: Recorded | None, tool: Any, inputs: Any) -> Divergence:
-        difference = None if call is None else first_difference(call.inputs, inputs)
+    def _tool_divergence(self, match: Match, tool: Any, inputs: Any) -> Divergence:
+        call = match.call
+        difference = None if call is None or match.is_again else first_difference(call.inputs, inputs)
         if call is None or difference is None:
             return self._extra({"tool": tool.name, "arguments": inputs})
         return Divergence(kind="tool", span=call.path, span_id=call.span_id, field=difference[0], diff=difference[1])
