@@ -197,6 +197,28 @@ def test_recorded_tools_do_not_run(dspy_traces):
     assert adding.called == [(1, 2)]
 
 
+def test_what_a_tool_asks_is_not_asked_again(dspy_traces):
+    """LM calls that a tool made are not missing where its result is recorded; where it runs they are answered."""
+
+    class Helped(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = dspy.Predict("question -> answer")
+            self.tool, self.other = dspy.Tool(self.look_up), dspy.Tool(lambda: "it is ", name="other")
+
+        def look_up(self, question: str) -> str:
+            return self.other() + self.inner(question=question).answer
+
+        def forward(self, question):
+            return self.tool(question=question)
+
+    trace, outputs = record(dspy_traces, lambda: Helped()(**WHY))
+    silent, live = replay(trace, Helped()), replay(trace, Helped(), tools="live")
+    assert (silent.divergences, silent.outputs) == (live.divergences, live.outputs) == ((), outputs)
+    assert "dummy" not in {span.name for span in silent.trace.data.spans}
+    assert shape(live.trace) == shape(trace)
+
+
 def test_async_tools_replay(dspy_traces):
     """An agent that was called as a coroutine, with its tools, replays by the same way."""
     program = agent()

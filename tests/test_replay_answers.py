@@ -13,6 +13,10 @@ from replays import Steps, counting, fields, needs_engines, record, replay, shap
 
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.dspy_internals.standing_in import by_forward
+from dspy_mlflow_callbacks.events import CallKind
+from dspy_mlflow_callbacks.replaying.answers import LMAnswer
+from dspy_mlflow_callbacks.replaying.recorded_lm import recorded_lm
+from dspy_mlflow_callbacks.replaying.recording import read
 
 WHY = {"question": "why?"}
 
@@ -174,28 +178,26 @@ def test_exceptions_of_other_classes_are_raised_again(dspy_traces, name):
         assert (type(again.error).__name__, str(again.error)) == (type(raised.value).__name__, str(raised.value))
 
 
-class Answer:
-    """What an LM is to answer."""
-
-    model, error = "m", None
-
-    def outputs(self):
-        return [{"text": "a", "reasoning_content": "b"}]
-
-    def finish_reasons(self):
-        return ["stop"]
-
-
 @pytest.mark.filterwarnings("ignore:Implementing custom LMs:DeprecationWarning")
 @pytest.mark.parametrize("model_type", ["chat", "responses"])
-def test_before_engines_an_lm_stands_in_by_its_forward(model_type):
+@pytest.mark.parametrize("reasoning", [False, True])
+def test_before_engines_an_lm_stands_in_by_its_forward(dspy_traces, model_type, reasoning):
     """On DSPy before 3.4 an LM answers by `forward`, with whatever the answer is made of."""
+    trace, _ = record(dspy_traces, Asks("what?"), DummyLM([{"answer": "42"}] * 2, reasoning=reasoning))
+    (call,) = read(trace).calls(CallKind.LM)
+    call.attributes["dspy.lm.model_type"] = model_type
     lm = dspy.LM("a/m", model_type=model_type, cache=True)
-    made = by_forward(lm, Answer())
-    assert made("what?") == asyncio.run(made.acall("what?")) == Answer().outputs()
+    made = by_forward(lm, LMAnswer(call))
+    text = "[[ ## answer ## ]]\n42"
+    said = {"text": text, "reasoning_content": "Some reasoning"} if reasoning else {"text": text}
+    expected = [said if reasoning or model_type == "responses" else text]
+    assert made("what?") == asyncio.run(made.acall("what?")) == expected
     assert (made.__class__.__name__, isinstance(made, dspy.LM), lm.history) == ("LM", True, [])
     with pytest.raises(AttributeError, match="nothing"):
         _ = made.forward().nothing
+    call.error = ("LookupError", "no answer")
+    with pytest.raises(LookupError, match="no answer"):
+        by_forward(lm, LMAnswer(call))("what?")
 
 
 @needs_engines
@@ -216,9 +218,6 @@ def test_an_lm_of_a_users_own_class_stands_in_by_its_engine(dspy_traces):
 
 def test_the_recorded_lm_says_what_it_can_do(dspy_traces):
     """A program that asks whether the LM can answer in a schema, or call functions, is told what the trace shows."""
-    from dspy_mlflow_callbacks.replaying.recorded_lm import recorded_lm
-    from dspy_mlflow_callbacks.replaying.recording import read
-
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
     kwargs = {"response_format": schema, "tools": tools, "reasoning_effort": "low", "n": 1}
@@ -229,6 +228,18 @@ def test_the_recorded_lm_says_what_it_can_do(dspy_traces):
     assert "response_format" in lm.supported_params
     configured = counting()
     assert recorded_lm(read(trace), configured) is configured
+
+
+def test_a_call_that_had_not_ended_raises(dspy_traces):
+    """A call that was given up when its trace ended has no answer and no exception: it raises what its span says."""
+    trace, _ = record(dspy_traces, Asks("what?"))
+    said = json.loads(trace.to_json())
+    (span,) = [each for each in said["data"]["spans"] if each["name"] == "dummy"]
+    reason = "The call had not ended when its trace ended."
+    span["status"] = {"code": "STATUS_CODE_ERROR", "message": reason}
+    span["events"] = [{"name": "note", "time_unix_nano": 1, "attributes": {}}]
+    again = replay(mlflow.entities.Trace.from_json(json.dumps(said)), Asks("what?"))
+    assert (type(again.error).__name__, str(again.error)) == ("RecordedError", reason)
 
 
 def odd_answers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import dspy
 import mlflow
@@ -58,10 +59,6 @@ def broken_step(payload):
     if payload.place == "outputs":
         raise ValueError("no")
     return payload
-
-
-def incomplete(call):
-    return call
 
 
 INCOMPLETE = {
@@ -207,10 +204,11 @@ def test_attachments_that_are_elsewhere_are_named(dspy_traces, tmp_path):
 
 
 def test_unknown_ids_are_refused(dspy_traces):
-    """An id that the store does not have is named with the store; so is one that it does not take."""
-    message = refused("tr-0123456789abcdef0123456789abcdef")
-    assert "has no such trace" in message
-    assert mlflow.get_tracking_uri() in message
+    """An id that the store does not have is named with the store; so is one that is none."""
+    for trace_id in ("tr-0123456789abcdef0123456789abcdef", "Steps"):
+        message = refused(trace_id)
+        assert f"Trace {trace_id} cannot be replayed: the store at {mlflow.get_tracking_uri()} does not" in message
+        assert "look for its id with mlflow.search_traces" in message
 
 
 def test_a_store_that_is_away_is_named(dspy_traces, monkeypatch):
@@ -224,6 +222,64 @@ def test_a_store_that_is_away_is_named(dspy_traces, monkeypatch):
         mlflow.set_tracking_uri(before)
     assert "the store at http://127.0.0.1:9" in message
     assert "set the tracking URI" in message
+
+
+def edited(trace, edit):
+    """Return a trace whose spans, as JSON, were changed."""
+    said = json.loads(trace.to_json())
+    edit(said["data"]["spans"])
+    return Trace.from_json(json.dumps(said))
+
+
+def test_spans_with_clocks_of_their_own_are_put_in_order(dspy_traces):
+    """A span that began before its parent, by another machine's clock, is in its place."""
+
+    def set_back(spans):
+        for span in spans:
+            if span["name"] == "Steps.second":
+                span["start_time_unix_nano"] -= 10**12
+
+    assert replay(edited(recorded(dspy_traces), set_back), Steps()).is_equal
+
+
+@pytest.mark.warns
+def test_a_failed_middleware_is_named(dspy_traces):
+    """A tool's result that a middleware withheld is an obstacle."""
+
+    class Failing:
+        def __call__(self, call):
+            return call
+
+        def on_end(self, end):
+            if end.outputs == 3:
+                raise ValueError("no")
+            return end
+
+    class Uses(Asks):
+        def forward(self):
+            return self.tool() + 1
+
+    def three() -> int:
+        return 3
+
+    with pytest.raises(ReplayError, match="its result was withheld, because a middleware failed"):
+        replay(recorded(dspy_traces, lambda: Uses(three), {}, middleware=[Failing()]), Uses(three))
+
+
+def test_inputs_that_do_not_fit_their_annotations_stay(dspy_traces):
+    """An input becomes what its annotation says where it can, and stays as it was recorded where not."""
+
+    class Typed(Steps):
+        def forward(self, question: Literal["how?"]):
+            return super().forward(question)
+
+    class Misnamed(Steps):
+        def forward(self, question: "Nowhere"):  # noqa: F821, UP037
+            return super().forward(question)
+
+    for program in (Typed, Misnamed):
+        program.__name__ = "Steps"
+        assert replay(recorded(dspy_traces), program()).is_equal
 
 
 def test_half_a_trace_is_refused(dspy_traces):

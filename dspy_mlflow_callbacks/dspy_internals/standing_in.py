@@ -52,26 +52,23 @@ def standing_in(lm: Any, answer: Answer) -> Any:
 
     Neither DSPy's cache nor its retries are asked, and *lm*'s history does not change.
     """
-    is_its_own = answer.error is None or not isinstance(answer.error, Exception) or _is_of_an_engine(answer.error)
-    return by_engine(lm, answer) if HAS_ENGINES and is_its_own else by_forward(lm, answer)
-
-
-def _is_of_an_engine(error: Exception) -> bool:
-    """Return whether an exception leaves DSPy as it leaves an engine; others it wraps."""
-    return isinstance(error, (dspy.LMError, ImportError, Warning))
+    return by_engine(lm, answer) if HAS_ENGINES else by_forward(lm, answer)
 
 
 def by_engine(lm: Any, answer: Answer) -> Any:
     """Return an LM whose engine gives *answer*: the way of DSPy 3.4 and newer."""
     engine = _Engine(answer)
     made = _copied(lm, _with_engine(lm.__class__))
+    if _would_be_wrapped(answer.error):
+        made.__class__ = _raising(made.__class__)
+        made._replayed_answer = answer
     made._engine_spec, made._async_engine_spec = engine, _AsyncEngine(engine)
     made._cache_responses = False
     return made
 
 
 def by_forward(lm: Any, answer: Answer) -> Any:
-    """Return an LM whose `forward` gives *answer*: the way before DSPy 3.4, and of exceptions that no engine raises."""
+    """Return an LM whose `forward` gives *answer*: the way before DSPy 3.4."""
     made = _copied(lm, _with_forward(lm.__class__))
     made._replayed_answer = answer
     return made
@@ -93,6 +90,21 @@ def _with_engine(cls: Any) -> Any:
     if base is None or (cls.forward is base.forward and cls.aforward is base.aforward):
         return cls
     return _like(cls, forward=base.forward, aforward=base.aforward)
+
+
+def _would_be_wrapped(error: BaseException | None) -> bool:
+    """Return whether DSPy would make another exception of it, if an engine raised it."""
+    return isinstance(error, Exception) and not isinstance(error, (dspy.LMError, ImportError, Warning))
+
+
+@functools.lru_cache(maxsize=128)
+def _raising(cls: Any) -> Any:
+    """Return a class that is like *cls* and raises when DSPy reads its retries: in the call, before any engine."""
+
+    def num_retries(self: Any) -> int:
+        raise self._replayed_answer.error
+
+    return _like(cls, num_retries=property(num_retries))
 
 
 _DUMMY: Any = dspy.utils.DummyLM

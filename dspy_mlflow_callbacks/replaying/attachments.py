@@ -20,14 +20,7 @@ def with_attachments(trace: Trace) -> Callable[[Any], Any]:
     A reference stays where the artifact store does not have it or is away.
     """
     location = trace.info.tags.get("mlflow.artifactLocation")
-    known: dict[str, str] = {}
-
-    def read(reference: str) -> str:
-        if reference not in known:
-            known[reference] = _data_uri(location, reference) or reference
-        return known[reference]
-
-    return lambda payload: _read_all(payload, read)
+    return lambda payload: _read_all(payload, lambda reference: _data_uri(location, reference) or reference)
 
 
 def is_reference(value: Any) -> bool:

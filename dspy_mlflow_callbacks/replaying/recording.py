@@ -122,17 +122,13 @@ def _from_file(path: Path) -> Trace:
 def _from_store(trace_id: str) -> Trace:
     flush()
     try:
-        trace = mlflow.get_trace(trace_id, silent=True)
-    except Exception as error:  # a store that is away, an id that it does not take
-        reason = f"the store at {mlflow.get_tracking_uri()} does not answer for it ({error}): set the tracking URI."
-        raise ReplayError(trace_id, [reason]) from error
-    if trace is None:
+        return mlflow.MlflowClient().get_trace(trace_id, display=False)
+    except Exception as error:  # no such trace, an id that is none, a store that is away
         reason = (
-            f"the store at {mlflow.get_tracking_uri()} has no such trace: look for its id with mlflow.search_traces, "
-            "or set the tracking URI of the store that has it."
+            f"the store at {mlflow.get_tracking_uri()} does not have it ({error}): look for its id with "
+            "mlflow.search_traces, or set the tracking URI of the store that has it."
         )
-        raise ReplayError(trace_id, [reason])
-    return trace
+        raise ReplayError(trace_id, [reason]) from error
 
 
 def recording_of(trace: Trace) -> Recording:
