@@ -348,6 +348,11 @@ WRONG = {
         "has no span 'Step' to go on from; it has St",
     ),
     "inputs": ({"inputs": ["why?"]}, TypeError, "inputs must be a mapping of arguments by name"),
+    "no LM": (
+        {"mode": "live", "lm": "openai/gpt-4o-mini"},
+        TypeError,
+        "lm must be a dspy.LM, got 'openai/gpt-4o-mini'",
+    ),
     "live without an LM": ({"mode": "live"}, ValueError, "give one with lm=, or configure one"),
 }
 

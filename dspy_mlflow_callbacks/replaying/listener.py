@@ -64,10 +64,12 @@ class Listener(BaseCallback):
         return self._session.matching.enter(
             call.call_id,
             parent_id,
-            call.kind,
-            call.name.removeprefix(self._program),
+            (call.kind, self._tail(call)),
             inputs_of(call.kind, call.instance, call.inputs),
         )
+
+    def _tail(self, call: CallStart) -> str:
+        return call.name if call.kind is CallKind.TOOL else call.name.removeprefix(self._program)
 
     def _note_trace(self, call_id: str) -> None:
         opened = OPEN_SPANS.get(call_id)

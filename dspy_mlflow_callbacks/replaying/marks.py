@@ -15,6 +15,7 @@ _WITHHELD = re.compile(r"\A\[withheld: .*\]\Z", re.DOTALL)
 # What a tool's exception looks like in a prompt: where it was raised, and while handling what, is not the same in a
 # replay.
 _FRAMES = re.compile(r'(?m)^ *File "[^"\n]*", line \d+, in .*\n(?:    .*\n)*')
+_TRACE = "Traceback (most recent call last)"
 _CHAINED = re.compile(
     r"Traceback \(most recent call last\):\n(?:(?!Traceback \().*\n)*?\n"
     r"(?:During handling of the above exception, another exception occurred"
@@ -44,9 +45,22 @@ def _mark_in_text(text: str) -> str | None:
         return "moved"
     if REDACTED in text:
         return "redacted"
-    if _CUT.match(text):
+    if _cut_in(text):
         return "cut"
     return "withheld" if _WITHHELD.match(text) else None
+
+
+def is_loose(value: Any) -> bool:
+    """Return whether other values than *value* itself can agree with it."""
+    if isinstance(value, dict):
+        return any(map(is_loose, value.values()))
+    if isinstance(value, list):
+        return any(map(is_loose, value))
+    return isinstance(value, str) and (_mark_in_text(value) is not None or _TRACE in value)
+
+
+def _cut_in(text: str) -> re.Match[str] | None:
+    return _CUT.match(text) if "[cut: " in text else None
 
 
 def agrees(recorded: Any, actual: Any) -> bool:
@@ -67,7 +81,7 @@ def agrees(recorded: Any, actual: Any) -> bool:
 
 
 def _texts_agree(recorded: str, actual: str) -> bool:
-    cut = _CUT.match(recorded)
+    cut = _cut_in(recorded)
     if cut is not None:
         return _is_cut_from(cut, actual)
     recorded, actual = without_frames(recorded), without_frames(actual)
@@ -76,7 +90,7 @@ def _texts_agree(recorded: str, actual: str) -> bool:
 
 def without_frames(text: str) -> str:
     """Return *text* with only the last line of each stack trace in it, which names the exception."""
-    return _CHAINED.sub("", _FRAMES.sub("", text)) if "Traceback (most recent call last)" in text else text
+    return _CHAINED.sub("", _FRAMES.sub("", text)) if _TRACE in text else text
 
 
 def _is_cut_from(cut: re.Match[str], actual: str) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
-from collections.abc import Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 import orjson
 
 from dspy_mlflow_callbacks.events import CallKind
-from dspy_mlflow_callbacks.replaying.marks import agrees
+from dspy_mlflow_callbacks.replaying.marks import agrees, is_loose
 from dspy_mlflow_callbacks.replaying.recording import Recorded
 
-Inputs = object
+Label = tuple[CallKind, str]
+"""What is called, and its name: of a tool its own, of a module without the program's; none of an LM."""
 
 
 @attrs.frozen
@@ -35,7 +37,8 @@ class Matching:
     """Follows a recorded tree as a program makes its calls again, in whatever threads and tasks.
 
     A call inside a program is looked up among those that its recorded parent made. So parallel calls that are given the
-    same stay apart: what each of them calls is found below its own.
+    same stay apart: what each of them calls is found below its own. What is not found there is looked up among the
+    calls that other parents of that name made.
 
     Args:
         root: The recorded call of the program.
@@ -47,6 +50,8 @@ class Matching:
         self._at: dict[str, Recorded] = {}
         self._tails: dict[str, str] = {}
         self._taken: set[str] = set()
+        self._lines: dict[str, frozenset[str]] = {}
+        self._index = _Index((self._label(call), call) for call in root.calls() if call is not root)
 
     def place(self, call_id: str | None) -> Recorded:
         """Return the recorded call in which what a call makes is looked up."""
@@ -64,83 +69,126 @@ class Matching:
     def stand(self, call_id: str, call: Recorded) -> None:
         """Note that a call is a recorded one that was taken."""
         self._at[call_id] = call
-        self._tails[call_id] = self.tail(call.name)
+        self._tails[call_id] = self._tail(call)
 
-    def enter(self, call_id: str, parent_id: str | None, kind: CallKind, tail: str, inputs: Inputs) -> Recorded | None:
+    def enter(self, call_id: str, parent_id: str | None, label: Label, inputs: Any) -> Recorded | None:
         """Note a call of a module or the like, and return the recorded call that it is.
 
         Args:
             call_id: DSPy's id of the call.
             parent_id: That of the call that makes it.
-            kind: What is called.
-            tail: Its name without that of the program.
+            label: What is called.
             inputs: What it is given.
 
         Returns:
             None where the recording has no such call: what it calls is looked up where it stands itself.
         """
         with self._lock:
+            above = self.place(parent_id)
             if self._root.span_id not in self._taken:
                 found: Recorded | None = self._root
             else:
-                alike = [call for call in self._free(self.place(parent_id), kind) if self.tail(call.name) == tail]
-                found = next((call for call in alike if agrees(call.inputs, inputs)), next(iter(alike), None))
-            self._at[call_id] = self.place(parent_id) if found is None else self._take(found)
-            self._tails[call_id] = tail
+                found = self._given((above.span_id,), label, inputs) or next(
+                    iter(self._free(above.span_id, label)), None
+                )
+            self._at[call_id] = above if found is None else self._take(found)
+            self._tails[call_id] = label[1]
             return found
 
-    def tail(self, name: str) -> str:
-        """Return a recorded name without that of the program."""
-        return name.removeprefix(self._root.name)
-
-    def take(
-        self, parent_id: str | None, is_of: Callable[[Recorded], bool], inputs: Inputs, *, again: bool = False
-    ) -> Match:
+    def take(self, parent_id: str | None, label: Label, inputs: Any, *, again: bool = False) -> Match:
         """Return the recorded call that a call of an LM or a tool is, which then is no other's.
 
         Args:
             parent_id: DSPy's id of the call that makes it.
-            is_of: Says whether a recorded call is one of this LM's or tool's.
+            label: What is called.
             inputs: What it is given.
             again: Whether one may be taken that was taken before, where no other is left.
         """
         with self._lock:
-            above = self.place(parent_id)
-            here = [call for call in above.children if is_of(call)]
-            named = self.path(parent_id)
-            path = [call for each in self._root.calls() if each.name == named for call in each.children]
-            alike = [*here, *(call for call in path if is_of(call) and call.parent is not above)]
-            free = [call for call in alike if call.span_id not in self._taken]
-            exact = next((call for call in free if agrees(call.inputs, inputs)), None)
-            if exact is not None:
-                return Match(self._take(exact), is_exact=True)
-            near = [call for call in here if call in free] or free
-            if near:
-                return Match(self._take(_nearest(near, inputs)))
-            return Match(_nearest(alike, inputs) if again and alike else None, is_again=True)
+            places = (self.place(parent_id).span_id, self.path(parent_id))
+            given = self._given(places, label, inputs)
+            if given is not None:
+                return Match(self._take(given), is_exact=True)
+            near = next(filter(None, (self._free(place, label) for place in places)), None)
+            if near is not None:
+                return Match(self._take(self._nearest(near, inputs)))
+            all_taken = self._index.all[places[1], label] if again else ()
+            return Match(self._nearest(all_taken, inputs) if all_taken else None, is_again=True)
 
     def left(self) -> list[Recorded]:
         """Return the recorded calls that no call was."""
         return [call for call in self._root.calls() if call.span_id not in self._taken]
 
-    def _free(self, above: Recorded, kind: CallKind) -> list[Recorded]:
-        return [call for call in above.children if call.kind is kind and call.span_id not in self._taken]
+    def _label(self, call: Recorded) -> Label:
+        if call.kind is CallKind.LM:
+            return call.kind, ""
+        return call.kind, call.name if call.kind is CallKind.TOOL else self._tail(call)
+
+    def _tail(self, call: Recorded) -> str:
+        return call.name.removeprefix(self._root.name)
+
+    def _given(self, places: Iterable[str], label: Label, inputs: Any) -> Recorded | None:
+        """Return the first free call in the first of *places* that was given *inputs*."""
+        key = _key(inputs)
+        for place in places:
+            same = self._index.same[place, label, key]
+            while same and same[0].span_id in self._taken:
+                same.popleft()
+            loose = (call for call in self._index.loose[place, label] if call.span_id not in self._taken)
+            found = same[0] if same else next((call for call in loose if agrees(call.inputs, inputs)), None)
+            if found is not None:
+                return found
+        return None
+
+    def _free(self, place: str, label: Label) -> list[Recorded]:
+        return [call for call in self._index.all[place, label] if call.span_id not in self._taken]
+
+    def _nearest(self, calls: Sequence[Recorded], inputs: Any) -> Recorded:
+        """Return the call whose inputs have most lines in common with *inputs*; of equals the first."""
+        if len(calls) == 1:
+            return calls[0]
+        lines = _lines(inputs)
+        return max(calls, key=lambda call: len(lines & self._lines_of(call)))
+
+    def _lines_of(self, call: Recorded) -> frozenset[str]:
+        if call.span_id not in self._lines:
+            self._lines[call.span_id] = _lines(call.inputs)
+        return self._lines[call.span_id]
 
     def _take(self, call: Recorded) -> Recorded:
         self._taken.add(call.span_id)
         return call
 
 
-def _nearest(calls: Iterable[Recorded], inputs: Inputs) -> Recorded:
-    """Return the call that was given what is most like *inputs*; of equals the first."""
-    calls = list(calls)
-    if len(calls) == 1:
-        return calls[0]
-    lines = _lines(inputs)
-    return max(
-        calls, key=lambda call: difflib.SequenceMatcher(None, lines, _lines(call.inputs), autojunk=False).ratio()
-    )
+class _Index:
+    """Recorded calls by their place, which is the id of what made them, or its name, and by what is called.
+
+    Attributes:
+        all: In the order in which they began.
+        same: Further by what they were given.
+        loose: Those that were given what cannot be told exactly.
+    """
+
+    def __init__(self, calls: Iterable[tuple[Label, Recorded]]) -> None:
+        self.all: dict[tuple[str, Label], list[Recorded]] = defaultdict(list)
+        self.same: dict[tuple[str, Label, bytes], deque[Recorded]] = defaultdict(deque)
+        self.loose: dict[tuple[str, Label], list[Recorded]] = defaultdict(list)
+        for label, call in calls:
+            self._add(label, call)
+
+    def _add(self, label: Label, call: Recorded) -> None:
+        key, loose = _key(call.inputs), is_loose(call.inputs)
+        above: Any = call.parent
+        for place in (above.span_id, above.name):
+            self.all[place, label].append(call)
+            self.same[place, label, key].append(call)
+            if loose:
+                self.loose[place, label].append(call)
 
 
-def _lines(inputs: Inputs) -> list[str]:
-    return orjson.dumps(inputs, option=orjson.OPT_INDENT_2).decode().replace("\\n", "\n").split("\n")
+def _key(inputs: Any) -> bytes:
+    return orjson.dumps(inputs, option=orjson.OPT_SORT_KEYS)
+
+
+def _lines(inputs: Any) -> frozenset[str]:
+    return frozenset(orjson.dumps(inputs, option=orjson.OPT_INDENT_2).decode().replace("\\n", "\n").split("\n"))

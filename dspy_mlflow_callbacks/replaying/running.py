@@ -106,6 +106,9 @@ def _check(mode: str, tools: str, from_span: Any, lm: Any, inputs: Any) -> None:
         if value is not None and mode != "live":
             message = f"replay: {name} goes with mode='live', and the mode is {mode!r}"
             raise ValueError(message)
+    if lm is not None and not isinstance(lm, dspy.BaseLM):
+        message = f"replay: lm must be a dspy.LM, got {lm!r}"
+        raise TypeError(message)
     if inputs is not None and not isinstance(inputs, Mapping):
         message = f"replay: inputs must be a mapping of arguments by name, got {inputs!r}"
         raise TypeError(message)

@@ -123,10 +123,10 @@ class Session:
         self._stand_ins[id(made)] = made, call  # held, so that its id is no other's
         return made
 
-    def _taken(self, kind: CallKind, inputs: Any, name: str | None = None) -> Match:
+    def _taken(self, kind: CallKind, inputs: Any, name: str = "") -> Match:
         return self.matching.take(
             dspy_internals.active_call_id(),
-            lambda call: call.kind is kind and name in (None, call.name),
+            (kind, name),
             inputs,
             again=self.mode == "lenient",
         )
