@@ -11,7 +11,7 @@ import attrs
 
 from dspy_mlflow_callbacks.replaying.marks import agrees, without_frames
 
-Kind = Literal["prompt", "parameters", "tool", "extra", "missing", "outputs", "error", "program"]
+Kind = Literal["prompt", "parameters", "tool", "extra", "missing", "outputs", "error"]
 
 
 @attrs.frozen(kw_only=True)
@@ -20,7 +20,7 @@ class Divergence:
 
     Attributes:
         kind: What differs: the `prompt` of an LM call or its `parameters`, the arguments of a `tool`'s call; a call
-            that is `extra` or `missing`; the program's `outputs` or the `error` that it raised; the `program` itself.
+            that is `extra` or `missing`; the program's `outputs` or the `error` that it raised.
         span: The recorded span's name, behind that of the module that made the call; for an extra call where it was
             made.
         span_id: MLflow's id of the recorded span; None for an extra call.
