@@ -11,6 +11,7 @@ from offline_lm import OfflineLM
 from replays import (
     AGENT_STEPS,
     Adding,
+    Look,
     Many,
     Steps,
     Twice,
@@ -22,6 +23,7 @@ from replays import (
     needs_engines,
     record,
     replay,
+    seen,
     span_of,
 )
 
@@ -75,6 +77,24 @@ def test_lenient_serves_the_nearest_and_lists_all(steps):
         ("prompt", "Steps.second > dummy", "messages[0] (system)"),
     ]
     assert (fields(again.outputs), again.stopped) == ({"answer": "answer 1"}, None)
+
+
+def test_lenient_takes_the_most_alike_in_another_order(dspy_traces):
+    """A program that asks the same in another order, and otherwise, gets the answers to what it asks."""
+
+    class Series(Twice):
+        def forward(self, *questions):
+            return [self.ask(question=question).answer for question in questions]
+
+    lm = OfflineLM(answer=lambda prompt: prompt.split("\n")[1])
+    trace, _ = record(dspy_traces, lambda: Series()("a", "b", "c", "d"), lm)
+    program = Series()
+    program.ask.signature = program.ask.signature.with_instructions("Be brief.")
+
+    def turned(**inputs):
+        return program("c", "a", "d", "b")
+
+    assert replay(trace, turned, mode="lenient", inputs={}).outputs == ["c", "a", "d", "b"]
 
 
 def test_lenient_takes_the_most_alike_in_threads(dspy_traces):
@@ -233,6 +253,60 @@ def test_no_program_catches_the_end_of_a_replay(steps):
         [("prompt", "Steps.second > dummy", "messages[0] (system)")],
         None,
     )
+
+
+def test_what_a_program_makes_of_the_end_is_no_output(steps):
+    """A program that returns after the replay has ended has no outputs."""
+
+    class Stubborn(Steps):
+        def forward(self, question):
+            try:
+                return super().forward(question)
+            except BaseException:
+                return "all is well"
+
+    Stubborn.__name__ = "Steps"
+    again = replay(steps, instructed(Stubborn(), "Otherwise."))
+    assert (again.outputs, again.error, again.is_equal) == (None, None, False)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_not_taken_for_an_outcome(steps, error):
+    """An interrupt that the recording does not have leaves the replay."""
+
+    class Interrupted(Steps):
+        def forward(self, question):
+            raise error
+
+    Interrupted.__name__ = "Steps"
+    with pytest.raises(error):
+        replay(steps, Interrupted())
+
+
+def test_a_recorded_interrupt_is_an_outcome(dspy_traces):
+    """An interrupt that was recorded comes again, and is equal."""
+
+    class Interrupted(Steps):
+        def forward(self, question):
+            super().forward(question)
+            raise KeyboardInterrupt
+
+    def run():
+        with pytest.raises(KeyboardInterrupt):
+            Interrupted()(**WHY)
+
+    trace, _ = record(dspy_traces, run)
+    again = replay(trace, Interrupted())
+    assert (again.is_equal, type(again.error)) == (True, KeyboardInterrupt)
+
+
+def test_images_are_named_by_their_digest_in_a_diff(dspy_traces):
+    """A diff shows of an image how long it is, and its digest."""
+    trace, _ = record(dspy_traces, lambda: Look()(**seen()), OfflineLM())
+    program = Look()
+    (divergence,) = replay(trace, program, inputs={**seen(), "sounds": []}).divergences
+    assert (divergence.field, "characters, sha256 " in divergence.diff) == ("messages[1] (user)", True)
+    assert max(map(len, divergence.diff.splitlines())) < 300
 
 
 def test_live_goes_on_from_the_first_divergence(steps):

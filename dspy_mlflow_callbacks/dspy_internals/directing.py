@@ -99,8 +99,8 @@ def _directed_lm(
 ) -> tuple[Any, dict[str, Any]]:
     _, *arguments = inspect.signature(function).bind(lm, *args, **kwargs).arguments.items()
     instead, changes = director.lm(lm, dict(arguments))
-    changed = {**kwargs, **changes}
-    return instead, {name: value for name, value in changed.items() if value is not None}
+    kept = {name: value for name, value in kwargs.items() if name not in changes}
+    return instead, {**kept, **{name: value for name, value in changes.items() if value is not None}}
 
 
 def _directing_tools(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -98,8 +100,13 @@ def _lines(value: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    return (
-        without_frames(value)
-        if isinstance(value, str)
-        else json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
-    )
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
+    return _BINARY.sub(_digest, without_frames(text))
+
+
+# Longer than any word: what images and the like are in JSON.
+_BINARY = re.compile(r"[A-Za-z0-9+/]{200,}={0,2}")
+
+
+def _digest(match: re.Match[str]) -> str:
+    return f"[{len(match[0])} characters, sha256 {hashlib.sha256(match[0].encode()).hexdigest()[:16]}]"

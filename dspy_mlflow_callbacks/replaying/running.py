@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import inspect
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import attrs
 import dspy
-import mlflow
-import orjson
 from mlflow.entities import Trace
 
-from dspy_mlflow_callbacks import dspy_internals, mlflow_internals
 from dspy_mlflow_callbacks.callbacks import MlflowCallback, TracingCallback
 from dspy_mlflow_callbacks.config import TracingConfig
-from dspy_mlflow_callbacks.describe.payloads import plain_example, to_json
-from dspy_mlflow_callbacks.events import CallKind
-from dspy_mlflow_callbacks.flushing import flush
 from dspy_mlflow_callbacks.replaying import inputs as recorded_inputs
 from dspy_mlflow_callbacks.replaying import programs
-from dspy_mlflow_callbacks.replaying.divergences import Divergence, diff
 from dspy_mlflow_callbacks.replaying.errors import ReplayError
+from dspy_mlflow_callbacks.replaying.executing import Heard, run
 from dspy_mlflow_callbacks.replaying.listener import Listener
-from dspy_mlflow_callbacks.replaying.marks import agrees
-from dspy_mlflow_callbacks.replaying.obstacles import is_below_tool, obstacles, other_program
+from dspy_mlflow_callbacks.replaying.obstacles import obstacles, other_program
 from dspy_mlflow_callbacks.replaying.recorded_lm import recorded_lm
 from dspy_mlflow_callbacks.replaying.recording import Recorded, Recording, read
-from dspy_mlflow_callbacks.replaying.report import Replay, Timing
+from dspy_mlflow_callbacks.replaying.report import Replay
+from dspy_mlflow_callbacks.replaying.results import report
 from dspy_mlflow_callbacks.replaying.session import Session
-from dspy_mlflow_callbacks.scopes import trace_context
 
 MODES = ("strict", "lenient", "live")
 TOOLS = ("recorded", "live")
-
-Outcome = tuple[Any, "BaseException | None"]
 
 
 def replay(
@@ -91,10 +77,10 @@ def replay(
     real = programs.real_lm(found.program, lm, stand_in, found.lm) if mode == "live" else _never
     session = Session(recording, mode=mode, tools=tools, fork=fork, real=real)
     listener = Listener(session)
-    heard = _Heard(_traced_by(found.program), listener)
+    heard = Heard(_traced_by(found.program), listener)
     around = {"lm": stand_in, "adapter": found.adapter, "callbacks": heard(dspy.settings.get("callbacks", []))}
-    outcome = _run(session, heard, programs.copied(found.program), arguments, around)
-    return _report(session, listener, outcome)
+    outcome = run(session, heard, programs.copied(found.program), arguments, around)
+    return report(session, listener, outcome)
 
 
 def _check(mode: str, tools: str, from_span: Any, lm: Any, inputs: Any) -> None:
@@ -148,20 +134,6 @@ def _arguments(recording: Recording, program: Any, inputs: Mapping[str, Any] | N
         raise ReplayError(recording.trace_id, [reason]) from error
 
 
-@attrs.frozen
-class _Heard:
-    """Says who hears the calls of a replay: those that would anyway, but for who traces them, and the replay's own."""
-
-    tracing: MlflowCallback
-    listener: Listener
-
-    def __call__(self, callbacks: Iterable[Any]) -> Iterable[Any]:
-        if self.listener in callbacks:
-            return callbacks
-        others = [each for each in callbacks if not isinstance(each, TracingCallback)]
-        return [*others, self.tracing, self.listener]
-
-
 def _traced_by(program: Any) -> MlflowCallback:
     """Return a callback that traces the whole replay, with the settings of the one that traces the program."""
     own = [*(getattr(program, "callbacks", None) or ()), *dspy.settings.get("callbacks", [])]
@@ -178,119 +150,3 @@ def _traced_by(program: Any) -> MlflowCallback:
         include=(),
         exclude=(),
     )
-
-
-def _run(
-    session: Session,
-    heard: _Heard,
-    program: Any,
-    arguments: recorded_inputs.Arguments,
-    settings: dict[str, Any],
-) -> Outcome:
-    """Return what the program returned and what it raised."""
-    args, kwargs = arguments
-    tags = {"dspy.replay.of": session.recording.trace_id}
-    call = program.acall if programs.is_async(program) else program
-
-    def run() -> Outcome:
-        mlflow_internals.leave_spans()
-        with trace_context(tags=tags, enabled=True), dspy_internals.directed(session, heard, **settings):
-            try:
-                return _settled(call(*args, **kwargs)), None
-            except BaseException as error:  # noqa: BLE001  (also what is recorded: an interrupt, a cancellation)
-                return None, None if session.stopped else error
-
-    context = contextvars.copy_context()
-    return _outside_loops(lambda: context.run(run))
-
-
-def _outside_loops(function: Callable[[], Outcome]) -> Outcome:
-    """Run *function* where no event loop runs, so that it may start one: in a notebook, in a thread of its own."""
-    if not _is_in_loop():
-        return function()
-    results: list[Outcome] = []
-    thread = threading.Thread(target=lambda: results.append(function()), name="dspy-mlflow-replay")
-    thread.start()
-    thread.join()
-    return results[0]
-
-
-def _is_in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _settled(result: Any) -> Any:
-    """Return what a program comes to: what a coroutine returns; of a stream the prediction at its end, or all of it."""
-    if inspect.isasyncgen(result):
-        result = asyncio.run(_read(result))
-    elif inspect.isgenerator(result):
-        result = list(result)
-    elif inspect.iscoroutine(result):
-        return asyncio.run(result)
-    else:
-        return result
-    return result[-1] if result and isinstance(result[-1], dspy.Prediction) else result
-
-
-async def _read(stream: Any) -> list[Any]:
-    return [item async for item in stream]
-
-
-def _report(session: Session, listener: Listener, outcome: Outcome) -> Replay:
-    outputs, error = outcome
-    root = session.recording.root
-    if session.stopped is None:
-        session.finish([*_missing(session), *_outcome(root, outputs, error)])
-    flush()
-    return Replay(
-        of=session.recording.trace_id,
-        mode=session.mode,
-        outputs=outputs,
-        error=error,
-        stopped=session.stopped,
-        trace=None if listener.trace_id is None else mlflow.get_trace(listener.trace_id, silent=True),
-        divergences=tuple(session.divergences),
-        timings=tuple(
-            Timing(
-                span=call.path,
-                span_id=call.span_id,
-                recorded_s=call.duration_s,
-                replayed_s=listener.seconds.get(call.span_id),
-            )
-            for call in root.calls()
-        ),
-    )
-
-
-def _missing(session: Session) -> Iterator[Divergence]:
-    """Yield the recorded calls that the program did not make; after a fork it makes its own."""
-    for call in [] if session.is_live else session.matching.left():
-        is_asked = call.kind in (CallKind.LM, CallKind.TOOL) and not (
-            session.tools == "recorded" and is_below_tool(call)
-        )
-        if is_asked:
-            gone = diff(call.inputs, None)
-            yield Divergence(kind="missing", span=call.path, span_id=call.span_id, field="call", diff=gone)
-
-
-def _outcome(root: Recorded, outputs: Any, error: BaseException | None) -> Iterator[Divergence]:
-    before = None if root.error is None else f"{root.error[0]}: {root.error[1]}"
-    after = None if error is None else f"{type(error).__name__}: {error}"
-    if not agrees(before, after):
-        yield Divergence(
-            kind="error", span=root.name, span_id=root.span_id, field="exception", diff=diff(before, after)
-        )
-    elif error is None and root.outputs is not None:
-        returned = orjson.loads(to_json(plain_example(outputs)))
-        if not agrees(root.outputs, returned):
-            yield Divergence(
-                kind="outputs",
-                span=root.name,
-                span_id=root.span_id,
-                field="outputs",
-                diff=diff(root.outputs, returned),
-            )
