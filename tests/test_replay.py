@@ -283,6 +283,32 @@ def test_nothing_else_changes(dspy_traces):
     assert heard.names == ["Steps"]
 
 
+def test_dspy_is_as_before_after_a_replay(dspy_traces, monkeypatch):
+    """A replay wraps DSPy's calls while it runs; what somebody else has wrapped meanwhile stays, and replays go on."""
+    trace, _ = record(dspy_traces, lambda: Steps()(**WHY))
+    before = dspy.BaseLM.__call__, dspy.BaseLM.acall, dspy.Tool.__call__, dspy.Tool.acall
+
+    def now():
+        return dspy.BaseLM.__call__, dspy.BaseLM.acall, dspy.Tool.__call__, dspy.Tool.acall
+
+    inside = replay(trace, lambda question: [replay(trace, Steps()).is_equal, now() == before, Steps()(question)])
+    assert (inside.outputs[:2], now() == before) == ([True, False], True)
+
+    def wrapped_by_others(question):
+        ours = dspy.BaseLM.__call__
+
+        def theirs(self, *args, **kwargs):
+            return ours(self, *args, **kwargs)
+
+        monkeypatch.setattr(dspy.BaseLM, "__call__", theirs)
+        return Steps()(question)
+
+    for _ in range(2):
+        assert fields(replay(trace, wrapped_by_others).outputs) == {"answer": "answer 1"}
+    monkeypatch.undo()
+    assert replay(trace, Steps()).is_equal
+
+
 @needs_engines
 def test_the_cache_does_not_answer(dspy_traces):
     """What DSPy's cache holds is not served: the trace's answer is."""

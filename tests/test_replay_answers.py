@@ -9,7 +9,7 @@ import dspy
 import mlflow
 import pytest
 from dspy.utils.dummies import DummyLM
-from replays import Steps, counting, fields, needs_engines, record, replay, shape
+from replays import Adding, Steps, counting, fields, needs_engines, record, replay, shape
 
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.dspy_internals.standing_in import by_forward
@@ -103,6 +103,36 @@ def test_an_answer_to_a_request_comes_again(dspy_traces):
     trace, outputs = record(dspy_traces, program, lm)
     again = replay(trace, program)
     assert (again.divergences, again.outputs) == ((), outputs)
+
+
+class Calling(Saying):
+    """An engine that calls functions."""
+
+    supports_function_calling = True
+    supported_params = frozenset({"tools", "tool_choice"})
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers = list(answers)
+
+    def complete(self, request):
+        self.parts = self.answers.pop(0)
+        return super().complete(request)
+
+
+@needs_engines
+def test_native_tool_calls_replay(dspy_traces):
+    """An agent whose LM calls functions natively, several at once, gets the calls again, with their ids."""
+    call = dspy.lm15.ToolCallPart
+    added = [call("call_1", "add", {"a": 1, "b": 2}), call("call_2", "add", {"a": 3, "b": 2})]
+    engine = Calling(added, [call("call_3", "submit", {"answer": "3"})])
+    lm = dspy.LM("openai/gpt-4o", engine=engine, cache=False)
+    adding = Adding()
+    with dspy.context(adapter=dspy.ChatAdapter(use_native_function_calling=True)):
+        trace, outputs = record(dspy_traces, lambda: dspy.ReActV2("question -> answer", tools=[adding.add])(**WHY), lm)
+        again = replay(trace, dspy.ReActV2("question -> answer", tools=[adding.add]))
+    assert (again.divergences, again.outputs.history, shape(again.trace)) == ((), outputs.history, shape(trace))
+    assert sorted(adding.called) == [(1, 2), (3, 2)]
 
 
 class Failing(DummyLM):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -11,7 +13,6 @@ import dspy
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
 from dspy_mlflow_callbacks.dspy_internals.settings import hear_everywhere
-from dspy_mlflow_callbacks.dspy_internals.wrapping import wrap
 
 try:
     from dspy.clients._deprecation import adapter_message_call as _of_an_adapter
@@ -51,10 +52,7 @@ def directed(director: Director, heard: Callable[[Any], Any], **settings: Any) -
         heard: Returns the callbacks that hear a call for those that the program set, as `dspy.streamify` does.
         settings: DSPy's settings inside.
     """
-    wrap(dspy.BaseLM, "__call__", _directing_lms, stays=True)
-    wrap(dspy.BaseLM, "acall", _directing_async_lms, stays=True)
-    wrap(dspy.Tool, "__call__", _directing_tools, stays=True)
-    wrap(dspy.Tool, "acall", _directing_async_tools, stays=True)
+    _DOORS.open()
     undo = hear_everywhere(lambda callbacks: heard(callbacks) if _director() is director else callbacks)
     token = ACTIVE_CALL_ID.set(None)
     try:
@@ -63,6 +61,7 @@ def directed(director: Director, heard: Callable[[Any], Any], **settings: Any) -
     finally:
         ACTIVE_CALL_ID.reset(token)
         undo()
+        _DOORS.close()
 
 
 def _director() -> Director | None:
@@ -117,3 +116,42 @@ def _directing_async_tools(original: Callable[..., Any]) -> Callable[..., Any]:
         return await original(self if director is None else director.tool(self, kwargs), **kwargs)
 
     return acall
+
+
+class _Doors:
+    """The functions of DSPy that ask the director: wrapped as long as somebody directs, else DSPy's own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._directing = 0
+        self._wrapped: dict[tuple[Any, str], Any] = {}
+
+    def open(self) -> None:
+        with self._lock:
+            self._directing += 1
+            for owner, name, wrapper_of in _WRAPPERS:
+                if (owner, name) not in self._wrapped:
+                    original = getattr(owner, name)
+                    wrapper: Any = functools.wraps(original)(wrapper_of(original))
+                    wrapper.directed_original = original
+                    self._wrapped[owner, name] = wrapper
+                    setattr(owner, name, wrapper)
+
+    def close(self) -> None:
+        with self._lock:
+            self._directing -= 1
+            for (owner, name), wrapper in () if self._directing else list(self._wrapped.items()):
+                if (
+                    getattr(owner, name) is wrapper
+                ):  # else somebody else has wrapped it since: it stays, and asks nobody
+                    setattr(owner, name, wrapper.directed_original)
+                    del self._wrapped[owner, name]
+
+
+_WRAPPERS: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
+    (dspy.BaseLM, "__call__", _directing_lms),
+    (dspy.BaseLM, "acall", _directing_async_lms),
+    (dspy.Tool, "__call__", _directing_tools),
+    (dspy.Tool, "acall", _directing_async_tools),
+)
+_DOORS = _Doors()
