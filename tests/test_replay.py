@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 
 import dspy
 import mlflow
@@ -307,6 +308,24 @@ def test_dspy_is_as_before_after_a_replay(dspy_traces, monkeypatch):
         assert fields(replay(trace, wrapped_by_others).outputs) == {"answer": "answer 1"}
     monkeypatch.undo()
     assert replay(trace, Steps()).is_equal
+
+
+def test_other_work_goes_on_beside_a_replay(dspy_traces):
+    """What runs in a thread that DSPy's settings do not reach is no part of the replay: its LM is asked."""
+    trace, _ = record(dspy_traces, lambda: Steps()(**WHY))
+    other, said = DummyLM([{"answer": "mine"}] * 2), []
+
+    def work():
+        said.extend([*other("what?"), *asyncio.run(other.acall("what?"))])
+
+    def beside(question):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return Steps()(question)
+
+    assert replay(trace, beside).is_equal
+    assert ["mine" in each for each in said] == [True, True]
 
 
 @needs_engines

@@ -390,3 +390,20 @@ def test_a_report_says_it_all(steps):
     assert (read["of"], read["is_equal"], read["outputs"]) == (steps.info.trace_id, False, {"answer": "answer 1"})
     assert (read["trace_id"], read["divergences"][0]["kind"]) == (again.trace.info.trace_id, "prompt")
     assert len(read["timings"]) == 5
+
+
+def test_lenient_takes_the_most_alike_of_one_callers_calls(dspy_traces):
+    """Of the calls that a module made itself, the one is served that was asked what is most like it."""
+
+    class Direct(dspy.Module):
+        def forward(self, *prompts):
+            return [dspy.settings.lm(prompt)[0] for prompt in prompts]
+
+    lm = OfflineLM()
+    lm._use_example = lambda messages: messages[-1]["content"][:1]
+    trace, _ = record(dspy_traces, lambda: Direct()("a\n1", "b\n2", "c\n3", "d\n4"), lm)
+
+    def turned():
+        return Direct()("x\n3", "x\n1", "x\n4", "x\n2")
+
+    assert replay(trace, turned, mode="lenient", inputs={}).outputs == ["c", "a", "d", "b"]
