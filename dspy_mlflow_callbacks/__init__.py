@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from dspy_mlflow_callbacks.payload import Payload, PayloadLimit, PayloadStep, Redactor
     from dspy_mlflow_callbacks.programs import attach, detach
+    from dspy_mlflow_callbacks.replaying import Divergence, Replay, ReplayError, Timing, replay
     from dspy_mlflow_callbacks.scopes import suppress_tracing, trace_context
     from dspy_mlflow_callbacks.stats import Stats
     from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
@@ -47,6 +48,7 @@ __all__ = [
     "CallKind",
     "CallStart",
     "CompileCallback",
+    "Divergence",
     "EndedTrace",
     "EvaluateCallback",
     "InterpreterCallback",
@@ -62,17 +64,21 @@ __all__ = [
     "PayloadStep",
     "RatioSampler",
     "Redactor",
+    "Replay",
+    "ReplayError",
     "RuleSampler",
     "SamplingRule",
     "Stats",
     "TagInjector",
     "TailSampler",
+    "Timing",
     "ToolCallback",
     "TracingConfig",
     "attach",
     "autolog",
     "detach",
     "flush",
+    "replay",
     "suppress_tracing",
     "trace_context",
 ]
@@ -105,6 +111,7 @@ _ROOMS = {
     ),
     "payload": ("Payload", "PayloadLimit", "PayloadStep", "Redactor"),
     "programs": ("attach", "detach"),
+    "replaying": ("Divergence", "Replay", "ReplayError", "Timing", "replay"),
     "scopes": ("suppress_tracing", "trace_context"),
     "stats": ("Stats",),
     "tail_sampling": ("EndedTrace", "TailSampler"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import dspy
+import pydantic
 import pytest
 
 
@@ -101,3 +102,28 @@ def test_tools_of_an_agent(dspy_traces):
         ("broken", "ERROR", root.span_id),
         ("finish", "OK", root.span_id),
     ]
+
+
+class Weather(pydantic.BaseModel):
+    degrees: int
+
+
+@pytest.mark.parametrize(
+    ("result", "named"),
+    [
+        ({"a": [1, None, "x"]}, None),
+        (None, None),
+        (Weather(degrees=3), f"{__name__}.Weather"),
+        ([Weather(degrees=3)], "builtins.list"),
+        ((1, 2), "builtins.tuple"),
+    ],
+)
+def test_a_result_that_is_no_json_names_its_class(dspy_traces, result, named):
+    """What JSON does not hold as it was names its class: who reads the outputs knows that they are a description."""
+
+    def give():
+        return result
+
+    dspy.Tool(give)()
+    (span,) = dspy_traces.spans()
+    assert span.get_attribute("dspy.tool.result_type") == named

@@ -100,6 +100,18 @@ ChainOfThought CHAIN <ms>
 5 spans, OK <ms> <tokens>
 """
 
+REPLAY = """\
+(looking up Bonn)
+Recorded: no
+Replayed, without LM and tool: no | equal: True
+Changed: Answers.answer.predict > dummy, messages[0] (system)
+--- recorded
++++ replayed
+- Given the fields `question`, `population`, produce the fields `answer`.
++ Answer with a whole sentence.
+Forked: It is not.
+"""
+
 ONE_PROGRAM = f"""\
 {{"question":"Is this call traced?"}} team: search
 {FIRST_TRACE}"""
@@ -152,10 +164,12 @@ def test_the_demo_prints_its_traces_and_nothing_else(tmp_path):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("example", "output"), [("first_trace.py", FIRST_TRACE), ("one_program.py", ONE_PROGRAM)], ids=["first", "one"]
+    ("example", "output"),
+    [("first_trace.py", FIRST_TRACE), ("one_program.py", ONE_PROGRAM), ("replay.py", REPLAY)],
+    ids=["first", "one", "replay"],
 )
 def test_a_small_example_prints_its_trace(tmp_path, example, output):
-    """An example prints the tree of its trace."""
+    """An example prints the tree of its trace, or what it is about."""
     done = run(example, tmp_path)
     assert (done.returncode, done.stderr, masked(done.stdout)) == (0, "", output)
 

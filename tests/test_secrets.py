@@ -187,3 +187,10 @@ def test_parameters_that_hold_themselves():
     parameters = {"token": "t"}
     parameters["self"] = parameters
     assert without_secrets(parameters) == {"token": REDACTED, "self": "<cycle: dict>"}
+
+
+def test_a_token_with_its_probability_is_no_secret():
+    """What a model wrote, token by token with log probabilities, stays; a token without is a credential."""
+    scored = {"token": "42", "logprob": -0.5, "top_logprobs": [{"token": "43", "logprob": -2.5}]}
+    assert without_secrets(scored) == scored
+    assert without_secrets({"token": "42"}) == {"token": REDACTED}

@@ -58,13 +58,35 @@ MAY_IMPORT = {
     "autologging": {"stats", "dspy_internals", "middleware", "payload", "config", "callbacks", "runs"},
     "autostart": {"autologging"},
     "startup": {"autostart"},
-    "cli": {"config", "autostart"},
+    "cli": {"config", "autostart", "replaying"},
     "__main__": {"cli"},
     "programs": {"dspy_internals", "callbacks"},
+    "replaying": {
+        "events",
+        "dspy_internals",
+        "mlflow_internals",
+        "secrets",
+        "scopes",
+        "config",
+        "describe",
+        "spans",
+        "flushing",
+        "callbacks",
+    },
     "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
 }
-DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "testing"}
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "testing"}
+DSPY_ROOMS = {
+    "cli",
+    "dspy_internals",
+    "lm_internals",
+    "describe",
+    "callbacks",
+    "programs",
+    "runs",
+    "replaying",
+    "testing",
+}
+MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "replaying", "testing"}
 
 
 def room_of(path: Path) -> str:

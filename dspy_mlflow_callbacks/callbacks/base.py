@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dspy
 from dspy.utils.callback import BaseCallback
@@ -35,6 +35,8 @@ EndHook = Callable[..., None]
 _CALLING_KINDS = frozenset({CallKind.MODULE, CallKind.EVALUATE, CallKind.COMPILE, CallKind.TOOL})
 
 _WARN = WarnOnce()
+
+Callback = TypeVar("Callback", bound="TracingCallback")
 
 
 def _governing_hooks(kind: CallKind) -> tuple[StartHook, EndHook]:
@@ -136,6 +138,14 @@ class TracingCallback(BaseCallback):
             payload_steps=self._own_payload_steps,
         )
         return again, ()
+
+    def alike(self, cls: type[Callback], **options: Unpack[TracingOptions]) -> Callback:
+        """Return a callback of *cls* with the settings of this one, but for *options*."""
+        return cls(
+            config=self.config.with_options(**options),
+            middleware=self._own_middleware,
+            payload_steps=self._own_payload_steps,
+        )
 
     @classmethod
     def records(cls, kind: CallKind) -> bool:

@@ -51,7 +51,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def to_json(value: Any) -> str:
     """Return *value* as a JSON text."""
     try:
-        if _is_exact(value):
+        if is_exact(value):
             text = orjson.dumps(value, option=_OPTIONS).decode()
             # orjson writes NaN and infinities as null; only a text with a null can have lost one.
             if CUSTOM_TYPE_START_IDENTIFIER not in text and not ("null" in text and _has_non_finite(value)):
@@ -133,7 +133,7 @@ def encodable(text: str) -> str:
     return text if type(text) is str and text.isascii() else str.encode(text, "utf-8", "replace").decode()
 
 
-def _is_exact(value: Any) -> bool:
+def is_exact(value: Any) -> bool:
     """Return whether *value* has nothing but Python's own JSON types in it; where in doubt, False.
 
     orjson owns nothing of what it reads. If any Python code could run meanwhile (its `default`, the `value` of an enum,

@@ -4,6 +4,7 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 """
 
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
+from dspy_mlflow_callbacks.dspy_internals.directing import directed
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
     SettingsOverride,
@@ -12,19 +13,25 @@ from dspy_mlflow_callbacks.dspy_internals.settings import (
     restored_settings,
     settings,
 )
+from dspy_mlflow_callbacks.dspy_internals.standing_in import HAS_ENGINES, NO_CONNECTION, Answer, standing_in
 from dspy_mlflow_callbacks.dspy_internals.unannounced import install, installs
 from dspy_mlflow_callbacks.dspy_internals.wrapping import uninstall, wrap
 
 __all__ = [
+    "HAS_ENGINES",
+    "NO_CONNECTION",
+    "Answer",
     "KeptCallbacks",
     "OthersOnly",
     "SettingsOverride",
     "active_call_id",
+    "directed",
     "hear_everywhere",
     "install",
     "installs",
     "restored_settings",
     "settings",
+    "standing_in",
     "uninstall",
     "wrap",
 ]

@@ -102,6 +102,7 @@ from dspy_mlflow_callbacks.mlflow_internals.testing import (
 )
 from dspy_mlflow_callbacks.mlflow_internals.threads import (
     in_current_context,
+    leave_spans,
 )
 from dspy_mlflow_callbacks.mlflow_internals.tracers import (
     Tracer,
@@ -151,6 +152,7 @@ __all__ = [
     "is_shown",
     "is_suppressed",
     "leave_litellm_out",
+    "leave_spans",
     "link_prompts",
     "link_run",
     "links_runs",

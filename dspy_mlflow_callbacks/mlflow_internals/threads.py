@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow.tracing import provider
 from mlflow.tracing.context import _USER_TRACE_CONTEXT
+from opentelemetry.context import Context
 
 from dspy_mlflow_callbacks.mlflow_internals.runs import CARRIED_RUN, calling_run
 
@@ -26,3 +27,8 @@ def in_current_context(function: Callable[..., Any]) -> Callable[..., Any]:
             context.detach(tokens[0])
 
     return bound
+
+
+def leave_spans() -> None:
+    """Begin afresh in the current context: no span of MLflow's encloses what runs in it from here on."""
+    provider.get_context_api().attach(Context())

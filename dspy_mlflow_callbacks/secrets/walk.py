@@ -121,6 +121,8 @@ class Walk:
 
     def _hide(self, container: dict[str, Any], key: str, item: Any) -> bool:
         """Hide what stands under a secret's name, of a schema the examples; return whether nothing is left of it."""
+        if key == "token" and "logprob" in container:
+            return False  # what the model wrote, with how sure it was
         if not is_schema(item):
             self._put(container, key, REDACTED)
             return True

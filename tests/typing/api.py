@@ -5,12 +5,15 @@ A line with `type: ignore` is wrong on purpose: mypy must report it, or says tha
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 
 from dspy_mlflow_callbacks import (
     CallEnd,
     CallKind,
     CallStart,
+    Divergence,
     EndedTrace,
     KindFilter,
     LevelFilter,
@@ -24,14 +27,17 @@ from dspy_mlflow_callbacks import (
     PayloadStep,
     RatioSampler,
     Redactor,
+    Replay,
     RuleSampler,
     SamplingRule,
     Stats,
     TagInjector,
     TailSampler,
+    Timing,
     TracingConfig,
     autolog,
     flush,
+    replay,
     suppress_tracing,
     trace_context,
 )
@@ -162,3 +168,12 @@ async def answer_later(question: str) -> str:
 autolog(True, log_evals=True, sampling_ratio=0.1, middleware=filters, config=config)
 autolog(disable=True)
 autolog(sampling_rato=0.1)  # type: ignore[call-arg]
+
+again: Replay = replay(
+    "tr-1", answer, mode="live", tools="live", from_span="Program.answer", lm=None, inputs={"question": "?"}
+)
+kinds: list[str] = [divergence.kind + divergence.diff for divergence in again.divergences]
+seconds: list[float | None] = [timing.recorded_s for timing in again.timings if isinstance(timing, Timing)]
+report: str = again.to_markdown() if again.is_equal else str(again.to_dict())
+first: Divergence = again.divergences[0]
+replay(Path("trace.json"), mode="exact")  # type: ignore[arg-type]

@@ -1,0 +1,87 @@
+"""`dspy-mlflow replay ID` runs a stored trace again and says where it leaves the recording."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dspy_mlflow_callbacks.replaying import Replay
+
+EQUAL, DIVERGED, REFUSED = 0, 1, 2
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of `dspy-mlflow`."""
+    replay = commands.add_parser(
+        "replay",
+        help="run a stored trace again on its recorded answers",
+        description="Run the program of a stored trace again on the answers that the trace recorded, offline and for "
+        "free. Exit status: 0 if it did the same, 1 if it diverged, 2 if it cannot be replayed.",
+        allow_abbrev=False,
+    )
+    replay.add_argument("trace", metavar="ID", help="a trace's id in MLFLOW_TRACKING_URI, or a file of trace.to_json()")
+    replay.add_argument(
+        "--program",
+        metavar="MODULE:ATTRIBUTE",
+        help="the program, or a function without arguments that makes it; the module is looked for in this folder "
+        "too. Without it the logged model that the trace names is loaded.",
+    )
+    replay.add_argument("--mode", choices=("strict", "lenient", "live"), default="strict", help="default: strict")
+    replay.add_argument("--tools", choices=("recorded", "live"), default="recorded", help="default: recorded")
+    replay.add_argument("--from-span", metavar="SPAN", help="with --mode live: from this id or name on the LM is real")
+    replay.add_argument("--json", action="store_true", help="print JSON instead of a report")
+    replay.set_defaults(does=_replay)
+
+
+def _replay(said: argparse.Namespace) -> int:
+    from dspy_mlflow_callbacks.replaying import ReplayError, replay  # noqa: PLC0415  (seconds, which `run` must not take)
+
+    try:
+        program = None if said.program is None else _program(said.program)
+        done = replay(said.trace, program, mode=said.mode, tools=said.tools, from_span=said.from_span)
+    except (ReplayError, _ProgramError, ValueError, TypeError) as error:
+        _print(f"dspy-mlflow replay: {error}", sys.stderr)
+        return REFUSED
+    _print(json.dumps(done.to_dict(), indent=2) if said.json else done.to_markdown().rstrip("\n"), sys.stdout)
+    return _status(done)
+
+
+def _status(done: Replay) -> int:
+    return EQUAL if done.is_equal else DIVERGED
+
+
+class _ProgramError(Exception):
+    """The program that `--program` names is not there."""
+
+
+def _program(name: str) -> Any:
+    module_name, separator, attribute = name.partition(":")
+    if not (module_name and separator and attribute):
+        message = f"--program must be MODULE:ATTRIBUTE, such as app:program, got {name!r}"
+        raise _ProgramError(message)
+    sys.path.insert(0, str(Path.cwd()))  # where `python -m` looks too
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        return found() if inspect.isfunction(found) or inspect.isclass(found) else found
+    except Exception as error:  # whatever the user's module raises
+        message = f"--program {name}: {type(error).__name__}: {error}"
+        raise _ProgramError(message) from error
+
+
+def _print(text: str, file: Any) -> None:
+    """Print *text*, which holds what LMs and tools said, without what a terminal would take for commands."""
+    shown = "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    print(shown.encode(encoding, "backslashreplace").decode(encoding), file=file)
+
+
+def _escaped(character: str) -> str:
+    return "    " if character == "\t" else character.encode("unicode_escape").decode()
