@@ -60,11 +60,11 @@ MAY_IMPORT = {
     "startup": {"autostart"},
     "cli": {"config", "autostart"},
     "__main__": {"cli"},
-    "programs": {"dspy_internals", "callbacks"},
+    "programs": {"stats", "secrets", "config", "scopes", "describe", "dspy_internals", "callbacks"},
     "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
 }
 DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "testing"}
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "testing"}
+MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "programs", "testing"}
 
 
 def room_of(path: Path) -> str:

@@ -142,6 +142,11 @@ class TracingCallback(BaseCallback):
         self.origin = origin
         self._tracing = self._tracing_of(self.config)
 
+    def unsayable(self) -> list[str]:
+        """Return the names of the arguments that are no options, and that JSON so cannot say."""
+        steps = {"middleware": self._own_middleware, "payload_steps": self._own_payload_steps is not None}
+        return [name for name, is_given in steps.items() if is_given]
+
     @classmethod
     def records(cls, kind: CallKind) -> bool:
         """Return whether callbacks of this class record calls of a kind."""

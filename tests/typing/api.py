@@ -5,6 +5,8 @@ A line with `type: ignore` is wrong on purpose: mypy must report it, or says tha
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from dspy_mlflow_callbacks import (
@@ -32,6 +34,11 @@ from dspy_mlflow_callbacks import (
     TracingConfig,
     autolog,
     flush,
+    load_model,
+    load_program,
+    log_model,
+    save_model,
+    save_program,
     suppress_tracing,
     trace_context,
 )
@@ -162,3 +169,11 @@ async def answer_later(question: str) -> str:
 autolog(True, log_evals=True, sampling_ratio=0.1, middleware=filters, config=config)
 autolog(disable=True)
 autolog(sampling_rato=0.1)  # type: ignore[call-arg]
+
+
+def saving(program: Any) -> None:
+    save_program(program, "program", config=TracingConfig(level="info"))
+    load_program("program", allow_pickle=True)
+    save_model(program, "model", use_dspy_model_save=True)
+    log_model(program, name="answers")
+    load_model("models:/answers/1")
