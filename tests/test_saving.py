@@ -297,3 +297,47 @@ def test_the_page_on_saving_works_when_followed(dspy_traces, own_folder):
     page = (Path(__file__).parent.parent / "docs" / "programs.md").read_text()
     exec(page.partition("```python\n")[2].partition("```")[0], {})
     assert [trace.info.tags["team"] for trace in dspy_traces.all()] == ["search", "search"]
+
+
+class Odd(dict):
+    """A dict that pickles its items one by one."""
+
+
+def test_credentials_of_any_form_are_withheld(tmp_path, monkeypatch):
+    """Bytes, lists under a secret's name, dicts of other classes and keys of the environment are left out too."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    program = traced()
+    program.generate.predict.lm = dspy.LM("openai/gpt-4o-mini")
+    program.more = {"secret": KEY.encode(), "credentials": ["user", KEY[:20]], "odd": Odd(password=KEY, name="Ada")}
+    program.text = f"see {KEY}"
+    save_program(program, tmp_path / "program")
+    save_program(program, tmp_path / "state.json")
+    assert KEY[:20].encode() not in content(tmp_path)
+    said = json.loads((tmp_path / "state.json").read_text())["dspy_mlflow_callbacks"]["withheld"]
+    assert said == [{"place": "generate.predict.lm.api_key", "variable": "OPENAI_API_KEY"}]
+
+
+def test_a_demo_keeps_its_shape_in_a_saved_state(tmp_path, monkeypatch):
+    """A credential in a demo becomes a mark: what is around it, and the field, stay."""
+    monkeypatch.setenv("SERVICE_TOKEN", KEY)
+    program = traced()
+    program.generate.predict.demos = [dspy.Example(question=KEY, answer="Ada")]
+    save_program(program, tmp_path / "state.json")
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state["generate.predict"]["demos"] == [{"question": "[redacted]", "answer": "Ada"}]
+
+
+def test_load_model_leaves_a_plain_model_to_the_callback_that_is_configured(dspy_traces, tmp_path):
+    """A plain model that a configured callback traces is loaded without a word."""
+    mlflow.dspy.save_model(Program(), str(tmp_path / "model"), **QUICK)
+    run(package.load_model(str(tmp_path / "model")))
+    assert len(dspy_traces.all()) == 1
+
+
+def test_requirements_of_the_user_are_completed(tmp_path):
+    """A model needs this package where it is loaded; requirements in a file are left to whoever wrote it."""
+    (tmp_path / "requirements.txt").write_text("dspy\n")
+    package.save_model(traced(), tmp_path / "model", **QUICK)
+    package.save_model(traced(), tmp_path / "other", pip_requirements=str(tmp_path / "requirements.txt"))
+    assert "dspy-mlflow-callbacks==" in (tmp_path / "model" / "requirements.txt").read_text()
+    assert "dspy-mlflow-callbacks" not in (tmp_path / "other" / "requirements.txt").read_text()

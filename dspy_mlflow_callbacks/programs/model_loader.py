@@ -10,7 +10,7 @@ import mlflow.dspy
 import yaml
 from mlflow.models import Model
 
-from dspy_mlflow_callbacks.programs.stored import KEY, StoredTracing, arm
+from dspy_mlflow_callbacks.programs.stored import KEY, StoredTracing, arm_again
 
 
 def stored_in(path: str) -> StoredTracing | None:
@@ -32,7 +32,5 @@ def _registered(path: Path) -> dict[str, str]:
 def _load_pyfunc(path: str) -> Any:
     """Return the model's wrapper, as MLflow's own loader of DSPy models does; the program in it is traced."""
     wrapper = mlflow.dspy._load_pyfunc(path)  # noqa: SLF001  (the loader that every flavor has)
-    stored = stored_in(path)
-    if stored is not None:
-        arm(wrapper.model, attrs.evolve(stored, withheld=()), f"The model at {path}")
+    arm_again(wrapper.model, stored_in(path) or StoredTracing())
     return wrapper

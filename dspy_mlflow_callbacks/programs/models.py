@@ -16,7 +16,7 @@ from dspy_mlflow_callbacks.callbacks import TracingCallback
 from dspy_mlflow_callbacks.config import TracingConfig
 from dspy_mlflow_callbacks.programs.model_loader import stored_in
 from dspy_mlflow_callbacks.programs.saving import Pickled, Standing
-from dspy_mlflow_callbacks.programs.stored import KEY, StoredTracing, arm, tracing_in_force
+from dspy_mlflow_callbacks.programs.stored import KEY, StoredTracing, arm, arm_again, tracing_in_force
 from dspy_mlflow_callbacks.programs.withholding import PickleWithholder, pickled
 from dspy_mlflow_callbacks.scopes import suppress_tracing
 
@@ -112,8 +112,10 @@ def load_model(model_uri: str, dst_path: str | None = None) -> Any:
     open_ = {name: value for name, value in before.items() if loaded.get(name) is None}
     dspy.configure(**open_, callbacks=[*before["callbacks"], *others])
     stored = stored_in(path)
-    if stored is not None or not _is_traced(program):
-        arm(program, stored or StoredTracing(), f"The model at {model_uri}")
+    if stored is not None:
+        arm_again(program, stored)
+    elif not _is_traced(program):
+        arm(program, StoredTracing(), f"The model at {model_uri}")
     return program
 
 

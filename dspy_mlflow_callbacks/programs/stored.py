@@ -106,6 +106,12 @@ def armed(program: Any, text: str) -> Any:
     return program
 
 
+def arm_again(program: Any, stored: StoredTracing) -> None:
+    """Let the callback that came with the pickle of *program* say in its traces what the model's metadata knows."""
+    for each in [each for each in program.callbacks if isinstance(each, TracingCallback)]:
+        each.comes_from({**each.origin, **stored.origin})
+
+
 def arm(program: Any, stored: StoredTracing, where: str) -> None:
     """Give *program* its callback, and say which credentials it lacks."""
     callback = callback_of(stored, where)

@@ -99,10 +99,15 @@ def test_a_served_model_is_traced(store, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # it starts `uvicorn`
     command = ["-m", "mlflow", "models", "serve", "-m", info.model_uri, "--env-manager", "local", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, *command, "--host", "127.0.0.1"], stdout=log, stderr=log, start_new_session=True
+            [sys.executable, *command, "--host", "127.0.0.1"],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment,
         )
     try:
         url = f"http://127.0.0.1:{port}"
