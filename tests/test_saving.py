@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import multiprocessing
 import pickle
@@ -21,6 +22,7 @@ from dspy_mlflow_callbacks.config import read_saved
 
 KEY = "tell-nobody-0123456789"
 OTHER = "sk-" + "a1B2c3D4e5F6g7H8" * 3
+READS_SETTINGS = "load_settings).parameters" in inspect.getsource(mlflow.dspy.load)  # MLflow passes `allow_pickle` on
 QUICK = {"pip_requirements": ["dspy"]}
 
 
@@ -194,7 +196,7 @@ def test_a_saved_configuration_never_stops_a_program(environ, engine, problem):
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
 def test_a_callback_pickles_to_its_configuration(copied):
     """A copy of a callback has its options, and its own counts."""
-    callback = MlflowCallback(tags={"team": "search"}, sampling_ratio=0.5, tail_sampler={"background_ratio": 0.1})
+    callback = MlflowCallback(tags={"team": "search"}, sampling_ratio=0.5, events=["lm"])
     callback.comes_from({"dspy.model.name": "answers"})
     again = copied(callback)
     assert (again.config, again.origin) == (callback.config, callback.origin)
@@ -225,13 +227,15 @@ def test_a_program_saves_itself_inside_a_traced_call(dspy_traces, tmp_path):
     """Saving inside a call that is traced works and leaves the trace whole."""
     run(attach(Saves(tmp_path / "program"), MlflowCallback()))
     assert len(dspy_traces.tree()) == 1
-    assert load_program(tmp_path / "program", allow_pickle=True).callbacks[0].config == TracingConfig()
+    assert load_program(tmp_path / "program", allow_pickle=True).callbacks[0].config == MlflowCallback().config
 
 
 @pytest.mark.parametrize("use_dspy_model_save", [False, True])
 @pytest.mark.warns
 def test_a_logged_model_is_traced_where_it_is_loaded(warned, dspy_traces, own_folder, monkeypatch, use_dspy_model_save):
     """pyfunc's `predict` traces with the saved options and the model's id; no credential is in the model."""
+    if use_dspy_model_save and not READS_SETTINGS:
+        pytest.skip("this version of MLflow cannot load what it saves with use_dspy_model_save=True")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     program = with_secrets()
     program.generate.predict.lm = None
