@@ -34,7 +34,15 @@ if TYPE_CHECKING:
         TagInjector,
     )
     from dspy_mlflow_callbacks.payload import Payload, PayloadLimit, PayloadStep, Redactor
-    from dspy_mlflow_callbacks.programs import attach, detach
+    from dspy_mlflow_callbacks.programs import (
+        attach,
+        detach,
+        load_model,
+        load_program,
+        log_model,
+        save_model,
+        save_program,
+    )
     from dspy_mlflow_callbacks.replaying import Divergence, Replay, ReplayError, Timing, replay
     from dspy_mlflow_callbacks.scopes import suppress_tracing, trace_context
     from dspy_mlflow_callbacks.stats import Stats
@@ -78,7 +86,12 @@ __all__ = [
     "autolog",
     "detach",
     "flush",
+    "load_model",
+    "load_program",
+    "log_model",
     "replay",
+    "save_model",
+    "save_program",
     "suppress_tracing",
     "trace_context",
 ]
@@ -110,8 +123,16 @@ _ROOMS = {
         "TagInjector",
     ),
     "payload": ("Payload", "PayloadLimit", "PayloadStep", "Redactor"),
-    "programs": ("attach", "detach"),
     "replaying": ("Divergence", "Replay", "ReplayError", "Timing", "replay"),
+    "programs": (
+        "attach",
+        "detach",
+        "load_model",
+        "load_program",
+        "log_model",
+        "save_model",
+        "save_program",
+    ),
     "scopes": ("suppress_tracing", "trace_context"),
     "stats": ("Stats",),
     "tail_sampling": ("EndedTrace", "TailSampler"),

@@ -261,3 +261,10 @@ def test_a_tree_shows_errors(monkeypatch, dspy_traces, capsys):
         "1 span, ERROR <ms>",
     ]
     assert {len(line) for line in printed.splitlines()} <= set(range(101))
+
+
+def test_the_saved_program_is_traced_by_another_process(tmp_path):
+    """A logged model is traced where it is loaded, and its trace says which model it is of."""
+    done = run("saved_program.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-4:] == ["Yes.", "team: search", "of the logged model: True", "spans: 5"]

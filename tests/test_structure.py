@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "startup": {"autostart"},
     "cli": {"config", "autostart", "replaying"},
     "__main__": {"cli"},
-    "programs": {"dspy_internals", "callbacks"},
+    "programs": {"stats", "secrets", "config", "scopes", "describe", "dspy_internals", "callbacks"},
     "replaying": {
         "events",
         "dspy_internals",
@@ -86,7 +86,7 @@ DSPY_ROOMS = {
     "replaying",
     "testing",
 }
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "replaying", "testing"}
+MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "programs", "replaying", "testing"}
 
 
 def room_of(path: Path) -> str:

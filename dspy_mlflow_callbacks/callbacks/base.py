@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,13 +10,13 @@ from dspy.utils.callback import BaseCallback
 
 from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
 from dspy_mlflow_callbacks.checks import stable_repr
-from dspy_mlflow_callbacks.config import TracingConfig, TracingOptions, lets_warn, set_verbosity
+from dspy_mlflow_callbacks.config import OPTIONS, TracingConfig, TracingOptions, kept, lets_warn, set_verbosity
 from dspy_mlflow_callbacks.describe import Capture
-from dspy_mlflow_callbacks.events import CallKind
+from dspy_mlflow_callbacks.events import EMPTY, CallKind
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.flushing import flush
 from dspy_mlflow_callbacks.losses import Losses
-from dspy_mlflow_callbacks.middleware import Chain, Middleware
+from dspy_mlflow_callbacks.middleware import Chain, Middleware, TagInjector
 from dspy_mlflow_callbacks.payload import PayloadStep, PayloadSteps
 from dspy_mlflow_callbacks.peers import PEERS
 from dspy_mlflow_callbacks.spans.engine import Engine
@@ -73,6 +72,7 @@ class TracingCallback(BaseCallback):
     """
 
     hears_unannounced_calls = False
+    origin: Mapping[str, str] = EMPTY  # what traces say of the saved program that the callback came with
     is_on = True  # until `autolog` replaces it or switches it off; calls that run then end as they began
 
     def __init__(
@@ -114,7 +114,7 @@ class TracingCallback(BaseCallback):
         )
         EXPORTER.exit_timeout_s = config.exit_timeout_s
         return Tracing(
-            Chain([*config.middleware(), *self._own_middleware]),
+            Chain([*config.middleware(), *_injectors(self.origin), *self._own_middleware]),
             Engine(settings, config.experiment, config.engine),
             counters,
             losses,
@@ -130,14 +130,24 @@ class TracingCallback(BaseCallback):
         return f"{type(self).__name__}({', '.join(said)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What is counted and open belongs to this process; a copy begins afresh with the same settings.
-        again = functools.partial(
-            type(self),
-            config=self.config,
-            middleware=self._own_middleware,
-            payload_steps=self._own_payload_steps,
-        )
-        return again, ()
+        # What is counted and open belongs to this process; a copy begins afresh with the same settings. Options go by
+        # name, so that another version of this package can read them.
+        options = {name: kept(name, getattr(self.config, name)) for name in self.config.changed()}
+        return _again, (type(self), options, self._own_middleware, self._own_payload_steps, dict(self.origin))
+
+    def comes_from(self, origin: Mapping[str, str]) -> None:
+        """Let each trace that begins with this callback say in its metadata which saved program it is of.
+
+        Args:
+            origin: Metadata by name.
+        """
+        self.origin = origin
+        self._tracing = self._tracing_of(self.config)
+
+    def unsayable(self) -> list[str]:
+        """Return the names of the arguments that are no options, and that JSON so cannot say."""
+        steps = {"middleware": self._own_middleware, "payload_steps": self._own_payload_steps is not None}
+        return [name for name, is_given in steps.items() if is_given]
 
     def alike(self, cls: type[Callback], **options: Unpack[TracingOptions]) -> Callback:
         """Return a callback of *cls* with the settings of this one, but for *options*."""
@@ -220,6 +230,28 @@ class TracingCallback(BaseCallback):
     def _release(self, call_id: str) -> None:
         for undo in reversed(self._governed.pop(call_id, ())):
             undo()
+
+
+def _again(
+    kind: type[TracingCallback],
+    options: Mapping[str, Any],
+    middleware: Iterable[Middleware],
+    payload_steps: Iterable[PayloadStep] | None,
+    origin: Mapping[str, str],
+) -> TracingCallback:
+    """Return a callback that was pickled, without options that only another version of this package has."""
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        _WARN(tuple(unknown), f"A callback was pickled with options that are unknown here: {', '.join(unknown)}.")
+    config = TracingConfig(**{name: value for name, value in options.items() if name in OPTIONS})
+    callback = kind(config=config, middleware=middleware, payload_steps=payload_steps)
+    if origin:
+        callback.comes_from(origin)
+    return callback
+
+
+def _injectors(origin: Mapping[str, str]) -> list[Middleware]:
+    return [TagInjector(metadata=origin)] if origin else []
 
 
 def _config_of(config: TracingConfig | None, options: Mapping[str, Any]) -> TracingConfig:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dspy_mlflow_callbacks.config.environment import variable_of
-from dspy_mlflow_callbacks.config.options import default_text, refuse_unknown
+from dspy_mlflow_callbacks.config.options import default_text, kept, refuse_unknown
+from dspy_mlflow_callbacks.config.saved import SavedConfig, read_saved
 from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig, TracingOptions
 from dspy_mlflow_callbacks.config.verbosity import lets_warn, set_verbosity
 
 __all__ = [
     "OPTIONS",
+    "SavedConfig",
     "TracingConfig",
     "TracingOptions",
     "default_text",
+    "kept",
     "lets_warn",
+    "read_saved",
     "refuse_unknown",
     "set_verbosity",
     "variable_of",

@@ -80,6 +80,14 @@ def plain(name: str, value: Any) -> Any:
     return [plain(name, item) for item in value] if isinstance(value, tuple) else value
 
 
+def kept(name: str, value: Any) -> Any:
+    """Return the value of the option *name* as JSON values where JSON can say it, else as it is."""
+    try:
+        return plain(name, value)
+    except TypeError:
+        return value
+
+
 def default_text(field: attrs.Attribute[Any]) -> str:
     """Return the default of an option as documentation and warnings say it: its JSON, `none` for None."""
     value = plain(field.name, field.default)

@@ -6,6 +6,7 @@ A line with `type: ignore` is wrong on purpose: mypy must report it, or says tha
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -37,7 +38,12 @@ from dspy_mlflow_callbacks import (
     TracingConfig,
     autolog,
     flush,
+    load_model,
+    load_program,
+    log_model,
     replay,
+    save_model,
+    save_program,
     suppress_tracing,
     trace_context,
 )
@@ -177,3 +183,11 @@ seconds: list[float | None] = [timing.recorded_s for timing in again.timings if 
 report: str = again.to_markdown() if again.is_equal else str(again.to_dict())
 first: Divergence = again.divergences[0]
 replay(Path("trace.json"), mode="exact")  # type: ignore[arg-type]
+
+
+def saving(program: Any) -> None:
+    save_program(program, "program", config=TracingConfig(level="info"))
+    load_program("program", allow_pickle=True)
+    save_model(program, "model", use_dspy_model_save=True)
+    log_model(program, name="answers")
+    load_model("models:/answers/1")
