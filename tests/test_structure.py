@@ -58,13 +58,14 @@ MAY_IMPORT = {
     "autologging": {"stats", "dspy_internals", "middleware", "payload", "config", "callbacks", "runs"},
     "autostart": {"autologging"},
     "startup": {"autostart"},
-    "cli": {"config", "autostart"},
+    "compare": set(),
+    "cli": {"config", "autostart", "compare"},
     "__main__": {"cli"},
     "programs": {"dspy_internals", "callbacks"},
     "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
 }
 DSPY_ROOMS = {"dspy_internals", "lm_internals", "describe", "callbacks", "programs", "runs", "testing"}
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "testing"}
+MLFLOW_ROOMS = {"cli", "compare", "mlflow_internals", "spans", "export", "flushing", "runs", "testing"}
 
 
 def room_of(path: Path) -> str:
