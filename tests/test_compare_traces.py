@@ -135,7 +135,7 @@ def test_tokens_and_cost(openai_server, dspy_traces):
     assert lm_span.tokens == (comparison.a.tokens, comparison.b.tokens) == (120, 140)
     assert lm_span.cost_usd == pytest.approx((comparison.a.cost_usd, comparison.b.cost_usd))
     assert comparison.a.cost_usd < comparison.b.cost_usd
-    with pytest.raises(CheckFailedError, match="the sum of costs rose by 44.4%"):
+    with pytest.raises(CheckFailedError, match=r"the sum of costs rose by 44\.4%"):
         comparison.check(max_cost_increase=0.1)
     assert comparison.check(max_cost_increase=0.5).failed == ()
 

@@ -2,7 +2,8 @@
 
 from dspy_mlflow_callbacks.compare.checks import CheckFailedError, Checks, FailedCheck
 from dspy_mlflow_callbacks.compare.traces import TraceComparison, compare_traces
-from dspy_mlflow_callbacks.compare.versions import VersionComparison, compare_versions
+from dspy_mlflow_callbacks.compare.version_comparison import VersionComparison
+from dspy_mlflow_callbacks.compare.versions import compare_versions
 
 __all__ = [
     "CheckFailedError",

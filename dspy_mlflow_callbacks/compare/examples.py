@@ -116,7 +116,7 @@ def _counts(examples: Iterable[Example]) -> dict[str, int]:
 
 def has_changed(pair: tuple[Example, Example]) -> bool:
     """Return whether status, structure, outputs or a score differ."""
-    return extent(pair) > (False, 0.0, False, False)
+    return any(extent(pair)[:4])
 
 
 def extent(pair: tuple[Example, Example]) -> tuple[Any, ...]:

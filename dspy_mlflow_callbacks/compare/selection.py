@@ -8,6 +8,7 @@ import attrs
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Trace
 from mlflow.exceptions import MlflowException
+from mlflow.models import get_model_info
 
 from dspy_mlflow_callbacks.compare.tree import root_span
 
@@ -108,13 +109,11 @@ def _model_id(client: MlflowClient, model: str) -> str:
     if not name:
         return version
     try:
-        found = client.get_model_version(name, version).model_id
-    except MlflowException as error:
-        message = f"there is no version {version!r} of a registered model {name!r} in this store: {error.message}"
+        # MLflow's own registry does not keep the id beside the version, but the model's files say it.
+        found = client.get_model_version(name, version).model_id or get_model_info(f"models:/{name}/{version}").model_id
+    except (MlflowException, OSError) as error:
+        message = f"version {version!r} of a registered model {name!r} cannot be found in this store: {error}"
         raise ValueError(message) from None
-    if not found:
-        message = f"version {version!r} of the model {name!r} has no model id, so no trace says that it is of it"
-        raise ValueError(message)
     return str(found)
 
 

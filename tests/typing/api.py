@@ -11,6 +11,7 @@ from dspy_mlflow_callbacks import (
     CallEnd,
     CallKind,
     CallStart,
+    CheckFailedError,
     EndedTrace,
     KindFilter,
     LevelFilter,
@@ -29,8 +30,12 @@ from dspy_mlflow_callbacks import (
     Stats,
     TagInjector,
     TailSampler,
+    TraceComparison,
     TracingConfig,
+    VersionComparison,
     autolog,
+    compare_traces,
+    compare_versions,
     flush,
     suppress_tracing,
     trace_context,
@@ -162,3 +167,13 @@ async def answer_later(question: str) -> str:
 autolog(True, log_evals=True, sampling_ratio=0.1, middleware=filters, config=config)
 autolog(disable=True)
 autolog(sampling_rato=0.1)  # type: ignore[call-arg]
+
+traces: TraceComparison = compare_traces("tr-1", "tr-2")
+versions: VersionComparison = compare_versions("v1", "v2", by="tag:version", experiments=["questions"], resamples=0)
+try:
+    versions.check(max_cost_increase=0.1, max_latency_increase=0.2, min_score={"quality": 0.8})
+    traces.check(min_score=0.5, allow_structure_change=True)
+except CheckFailedError as failed:
+    reasons: list[str] = [each.reason for each in failed.checks.failed]
+report: list[str] = [versions.to_markdown(), traces.to_html(), traces.spans[0].name]
+compare_versions("v1", "v2", resamples=None)  # type: ignore[arg-type]
