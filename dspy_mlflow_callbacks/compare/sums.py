@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 from mlflow.entities import Trace
 
@@ -32,13 +34,20 @@ class Sums:
 def sums_of(trace: Trace, tree: Node) -> Sums:
     """Return a trace in sum: as the store has added it up, or else added up from its spans."""
     nodes = list(tree.walk())
-    stored, cost = total(trace, "mlflow.trace.tokenUsage"), cost_of(total(trace, "mlflow.trace.cost"))
-    known = [node.cost_usd for node in nodes if node.cost_usd is not None]
+    stored = total(trace, "mlflow.trace.tokenUsage")
     return Sums(
         trace_id=trace.info.trace_id,
         status=trace.info.state.value,
         spans=len(nodes),
         tokens=tokens_of(stored) if stored else sum(node.tokens for node in nodes),
-        cost_usd=cost if cost is not None or not known else sum(known),
+        cost_usd=_cost(trace, nodes),
         latency_ms=tree.latency_ms,
     )
+
+
+def _cost(trace: Trace, nodes: Iterable[Node]) -> float | None:
+    stored = cost_of(total(trace, "mlflow.trace.cost"))
+    if stored is not None:
+        return stored
+    known = [cost for node in nodes if (cost := node.cost_usd) is not None]
+    return sum(known) if known else None

@@ -10,34 +10,62 @@ from typing import Any
 import attrs
 from mlflow.entities import Span, Trace
 
+_LM = "LM"
+
 
 @attrs.frozen(kw_only=True)
 class Node:
-    """A span.
+    """A span with what is below it; what it holds is read when it is asked for, since many are only counted.
 
     Attributes:
-        name: The span's name; below the root's module it begins with the root's name.
-        key: What aligns it: its kind and its path in the program, without the root's name; an LM is one by any model.
-        inputs: Its inputs, as JSON values.
-        outputs: Its outputs, as JSON values.
-        status: `OK`, `ERROR` or `UNSET`.
-        tokens: Tokens that it billed itself.
-        cost_usd: US dollars that it cost itself; None where unknown.
-        latency_ms: Milliseconds from start to end.
-        is_lm: Whether its inputs are a prompt.
+        span: The span.
+        key: What aligns it: its type and its path in the program, without the root's name; an LM is one by any model.
         children: The spans below it, in the order in which they started.
     """
 
-    name: str
+    span: Span
     key: str
-    inputs: Any
-    outputs: Any
-    status: str
-    tokens: int
-    cost_usd: float | None
-    latency_ms: float
-    is_lm: bool
     children: tuple[Node, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The span's name; below the root's module it begins with the root's name."""
+        return str(self.span.name)
+
+    @property
+    def inputs(self) -> Any:
+        """Its inputs, as JSON values."""
+        return self.span.inputs
+
+    @property
+    def outputs(self) -> Any:
+        """Its outputs, as JSON values."""
+        return self.span.outputs
+
+    @property
+    def status(self) -> str:
+        """`OK`, `ERROR` or `UNSET`."""
+        return str(self.span.status.status_code.value)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it billed itself."""
+        return tokens_of(self.span.get_attribute("mlflow.chat.tokenUsage"))
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars that it cost itself; None where unknown."""
+        return cost_of(self.span.get_attribute("mlflow.llm.cost"))
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds from start to end; 0 of a span that never ended."""
+        return float(((self.span.end_time_ns or self.span.start_time_ns) - self.span.start_time_ns) / 1e6)
+
+    @property
+    def is_lm(self) -> bool:
+        """Whether its inputs are a prompt."""
+        return self.key == _LM
 
     def structure(self) -> str:
         """Return one text for the shape of the tree: equal for equal structures."""
@@ -85,32 +113,17 @@ def tree_of(trace: Trace) -> Node:
 
 
 def _node(span: Span, root_name: str, below: Mapping[str | None, list[Span]]) -> Node:
-    is_lm = span.span_type in {"CHAT_MODEL", "LLM"}
-    return Node(
-        name=span.name,
-        key=_key(span, root_name, is_lm=is_lm),
-        inputs=span.inputs,
-        outputs=span.outputs,
-        status=span.status.status_code.value,
-        tokens=tokens_of(span.get_attribute("mlflow.chat.tokenUsage")),
-        cost_usd=cost_of(span.get_attribute("mlflow.llm.cost")),
-        latency_ms=milliseconds(span),
-        is_lm=is_lm,
-        children=tuple(_node(child, root_name, below) for child in below.get(span.span_id, ())),
-    )
+    children = tuple(_node(child, root_name, below) for child in below.get(span.span_id, ()))
+    return Node(span=span, key=_key(span, root_name), children=children)
 
 
-def _key(span: Span, root_name: str, *, is_lm: bool) -> str:
+def _key(span: Span, root_name: str) -> str:
     """Return what a span has in common with the same one of another version, whose root or model may be another."""
-    if is_lm:
-        return "LM"
+    span_type = span.span_type
+    if span_type in {"CHAT_MODEL", "LLM"}:
+        return _LM
     path = "." + span.name[len(root_name) + 1 :] if f"{span.name}.".startswith(f"{root_name}.") else span.name
-    return f"{span.span_type} {path}"
-
-
-def milliseconds(span: Span) -> float:
-    """Return the milliseconds from start to end; 0 of a span that never ended."""
-    return float(((span.end_time_ns or span.start_time_ns) - span.start_time_ns) / 1e6)
+    return f"{span_type} {path}"
 
 
 def tokens_of(usage: Mapping[str, Any] | None) -> int:
