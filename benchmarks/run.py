@@ -31,6 +31,7 @@ PARTS = {
     "memory": "Memory",
     "scaling": "How cost grows",
     "latency": "Until a trace can be read",
+    "compare": "Comparing two versions",
 }
 
 
@@ -72,6 +73,7 @@ SIZES = {
     "full-mb": (64, "memory: the limit of the buffer that is filled, in MB"),
     "max-spans": (10_000, "scaling: the most spans of a trace"),
     "max-kb": (1_000, "scaling: the largest payload, in kB"),
+    "compare-traces": (10_000, "compare: traces of each version"),
     "single-traces": (20, "latency: traces, one at a time"),
 }
 

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
         ModuleCallback,
         ToolCallback,
     )
+    from dspy_mlflow_callbacks.compare import (
+        CheckFailedError,
+        TraceComparison,
+        VersionComparison,
+        compare_traces,
+        compare_versions,
+    )
     from dspy_mlflow_callbacks.config import TracingConfig
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
     from dspy_mlflow_callbacks.flushing import flush
@@ -55,6 +62,7 @@ __all__ = [
     "CallEnd",
     "CallKind",
     "CallStart",
+    "CheckFailedError",
     "CompileCallback",
     "Divergence",
     "EndedTrace",
@@ -81,9 +89,13 @@ __all__ = [
     "TailSampler",
     "Timing",
     "ToolCallback",
+    "TraceComparison",
     "TracingConfig",
+    "VersionComparison",
     "attach",
     "autolog",
+    "compare_traces",
+    "compare_versions",
     "detach",
     "flush",
     "load_model",
@@ -109,6 +121,7 @@ _ROOMS = {
         "ModuleCallback",
         "ToolCallback",
     ),
+    "compare": ("CheckFailedError", "TraceComparison", "VersionComparison", "compare_traces", "compare_versions"),
     "config": ("TracingConfig",),
     "events": ("CallEnd", "CallKind", "CallStart"),
     "flushing": ("flush",),

@@ -105,6 +105,13 @@ def test_latency(run):
     assert rows == ["", "---", ours]
 
 
+def test_compare(run):
+    """A comparison with intervals and one without have a row each, with all traces matched."""
+    section, rows = run("compare", "--compare-traces=3")
+    assert [(row["resamples"], row["matched"]) for row in section["rows"]] == [(0, 3), (2_000, 3)]
+    assert rows == ["resamples", "---", "0", "2,000"]
+
+
 def test_a_run_of_one_part_leaves_the_others(tmp_path, run):
     """What a run measures takes the place of the part's older figures, and of no other part's."""
     (tmp_path / "short.json").write_text(json.dumps({"parts": OLDER, "load": OLDER}))

@@ -174,6 +174,15 @@ def test_a_small_example_prints_its_trace(tmp_path, example, output):
     assert (done.returncode, done.stderr, masked(done.stdout)) == (0, "", output)
 
 
+@pytest.mark.timeout(300)
+def test_versions_are_compared(tmp_path):
+    """The example on versions matches both questions, and does not ship what calls the model once more."""
+    done = run("compare_versions.py", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| matched | 2 |" in done.stdout
+    assert done.stdout.endswith("Not shipped: the structure changed (2 times)\n")
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [

@@ -58,7 +58,8 @@ MAY_IMPORT = {
     "autologging": {"stats", "dspy_internals", "middleware", "payload", "config", "callbacks", "runs"},
     "autostart": {"autologging"},
     "startup": {"autostart"},
-    "cli": {"config", "autostart", "replaying"},
+    "compare": set(),
+    "cli": {"config", "autostart", "compare", "replaying"},
     "__main__": {"cli"},
     "programs": {"stats", "secrets", "config", "scopes", "describe", "dspy_internals", "callbacks"},
     "replaying": {
@@ -86,7 +87,18 @@ DSPY_ROOMS = {
     "replaying",
     "testing",
 }
-MLFLOW_ROOMS = {"mlflow_internals", "spans", "export", "flushing", "runs", "programs", "replaying", "testing"}
+MLFLOW_ROOMS = {
+    "cli",
+    "compare",
+    "mlflow_internals",
+    "spans",
+    "export",
+    "flushing",
+    "runs",
+    "programs",
+    "replaying",
+    "testing",
+}
 
 
 def room_of(path: Path) -> str:

@@ -14,6 +14,7 @@ from dspy_mlflow_callbacks import (
     CallEnd,
     CallKind,
     CallStart,
+    CheckFailedError,
     Divergence,
     EndedTrace,
     KindFilter,
@@ -35,8 +36,12 @@ from dspy_mlflow_callbacks import (
     TagInjector,
     TailSampler,
     Timing,
+    TraceComparison,
     TracingConfig,
+    VersionComparison,
     autolog,
+    compare_traces,
+    compare_versions,
     flush,
     load_model,
     load_program,
@@ -191,3 +196,14 @@ def saving(program: Any) -> None:
     save_model(program, "model", use_dspy_model_save=True)
     log_model(program, name="answers")
     load_model("models:/answers/1")
+
+
+traces: TraceComparison = compare_traces("tr-1", "tr-2")
+versions: VersionComparison = compare_versions("v1", "v2", by="tag:version", experiments=["questions"], resamples=0)
+try:
+    versions.check(max_cost_increase=0.1, max_latency_increase=0.2, min_score={"quality": 0.8})
+    traces.check(min_score=0.5, allow_structure_change=True)
+except CheckFailedError as failed:
+    reasons: list[str] = [each.reason for each in failed.checks.failed]
+comparison_report: list[str] = [versions.to_markdown(), traces.to_html(), traces.spans[0].name]
+compare_versions("v1", "v2", resamples=None)  # type: ignore[arg-type]

@@ -1,0 +1,118 @@
+"""A comparison's document as Markdown, as HTML and in a terminal."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import singledispatch
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dspy_mlflow_callbacks.compare.document import Diff, Document, Heading, Part, Table
+
+_CHANGED = {"-": "red", "+": "green", "@": "cyan"}
+_STYLE = """\
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.25rem .6rem;text-align:left;vertical-align:top}
+pre{background:#8881;padding:.6rem;white-space:pre-wrap;overflow-wrap:anywhere}.red{color:#b3261e}.green{color:#1a7f37}
+.cyan{color:#0969da}"""
+
+
+def to_markdown(document: Document) -> str:
+    """Return Markdown (GitHub's flavour); what comes from traces cannot end a cell or a code block, nor make HTML."""
+    return "\n\n".join(_markdown(part) for part in document) + "\n"
+
+
+@singledispatch
+def _markdown(part: Part) -> str:
+    return _markdown_text(part.text)  # type: ignore[union-attr]  # a line
+
+
+@_markdown.register
+def _(part: Heading) -> str:
+    return f"## {_markdown_text(part.text)}"
+
+
+@_markdown.register
+def _(part: Table) -> str:
+    rows = (part.head, ("---",) * len(part.head), *part.rows)
+    return "\n".join(f"| {' | '.join(map(_markdown_text, row))} |" for row in rows)
+
+
+@_markdown.register
+def _(part: Diff) -> str:
+    longest = max((len(run) for line in part.lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([f"{fence}diff", *part.lines, fence])
+
+
+def _markdown_text(text: str) -> str:
+    return re.sub(r"([\\|`*_\[\]<>])", r"\\\1", " ".join(text.split()))
+
+
+def to_html(document: Document, title: str) -> str:
+    """Return a page that needs nothing else; what comes from traces is escaped."""
+    body = "\n".join(_html(part) for part in document)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
+@singledispatch
+def _html(part: Part) -> str:
+    return f"<p>{html.escape(part.text)}</p>"  # type: ignore[union-attr]  # a line
+
+
+@_html.register
+def _(part: Heading) -> str:
+    return f"<h2>{html.escape(part.text)}</h2>"
+
+
+@_html.register
+def _(part: Table) -> str:
+    rows = [("th", part.head), *(("td", row) for row in part.rows)]
+    lines = ["<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>" for tag, row in rows]
+    return "\n".join(["<table>", *lines, "</table>"])
+
+
+@_html.register
+def _(part: Diff) -> str:
+    lines = [f'<span class="{_CHANGED.get(line[:1], "")}">{html.escape(line)}</span>' for line in part.lines]
+    return "<pre>" + "\n".join(lines) + "</pre>"
+
+
+def show(document: Document, console: Console | None = None) -> None:
+    """Print to a terminal; *console* is where, by default standard output, in colour if it is a terminal."""
+    console = console or Console()
+    for part in document:
+        console.print(_rich(part))
+
+
+@singledispatch
+def _rich(part: Part) -> Text | RichTable:
+    return Text(_printable(part.text))  # type: ignore[union-attr]  # a line
+
+
+@_rich.register
+def _(part: Heading) -> Text:
+    return Text(f"\n{_printable(part.text)}", style="bold")
+
+
+@_rich.register
+def _(part: Table) -> RichTable:
+    table = RichTable(*part.head)
+    for row in part.rows:
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    return table
+
+
+@_rich.register
+def _(part: Diff) -> Text:
+    lines = [Text(_printable(line), style=_CHANGED.get(line[:1], "")) for line in part.lines]
+    return Text("\n").join(lines)
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a terminal obeys: a trace must not move its cursor."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text)

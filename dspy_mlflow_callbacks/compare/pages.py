@@ -1,0 +1,63 @@
+"""Reading traces from the store, a page after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mlflow import MlflowClient, get_tracking_uri
+from mlflow.entities import Trace
+from mlflow.exceptions import MlflowException
+
+from dspy_mlflow_callbacks.compare.selection import Query
+
+PAGE = 200
+"""Traces that are held in memory at a time."""
+
+
+def stored_trace(trace: Any) -> Trace:
+    """Return a trace, which may be given by its id.
+
+    Raises:
+        TypeError: if it is neither a trace nor a text.
+        ValueError: if the store has no such trace.
+    """
+    if isinstance(trace, Trace):
+        return trace
+    if not isinstance(trace, str):
+        message = f"a trace must be an mlflow.entities.Trace or its id, got {trace!r}"
+        raise TypeError(message)
+    try:
+        return MlflowClient().get_trace(trace)
+    except MlflowException as error:
+        message = (
+            f"there is no trace {trace!r} in the store {_without_password(get_tracking_uri())} ({error.message}). Call "
+            "mlflow.set_tracking_uri() with the store that has it, and dspy_mlflow_callbacks.flush() where it is made"
+        )
+        raise ValueError(message) from None
+
+
+def read(query: Query) -> Iterator[Trace]:
+    """Yield the traces that a query finds, each with its spans, oldest first, so that new ones come last."""
+    client, token, seen = MlflowClient(), None, set()
+    while True:
+        page = client.search_traces(
+            locations=list(query.locations),
+            filter_string=query.filter_string,
+            run_id=query.run_id,
+            max_results=PAGE,
+            order_by=["timestamp_ms ASC"],
+            page_token=token,
+        )
+        for trace in page:
+            if trace.info.trace_id not in seen:  # one of the same millisecond that was stored meanwhile moves pages
+                seen.add(trace.info.trace_id)
+                yield trace
+        token = page.token
+        if not token:
+            return
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", uri)
