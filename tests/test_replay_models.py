@@ -10,18 +10,18 @@ from offline_lm import OfflineLM
 from programs import Program
 from replays import fields, record, replay, shape
 
-from dspy_mlflow_callbacks import ReplayError
+from dspy_mlflow_callbacks import ReplayError, log_model
 
 WHY = {"question": "why?"}
 
 
-@pytest.fixture
-def logged(dspy_traces, own_folder, monkeypatch):
+@pytest.fixture(params=[mlflow.dspy.log_model, log_model], ids=["by MLflow", "with its tracing"])
+def logged(dspy_traces, own_folder, monkeypatch, request):
     """Return the trace of a logged model, and what it returned."""
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
     program = Program()
     with dspy.context(callbacks=[]), mlflow.start_run():
-        info = mlflow.dspy.log_model(program, name="program", pip_requirements=[])
+        info = request.param(program, name="program", pip_requirements=[])
     mlflow.set_active_model(model_id=info.model_id)
     traced = record(dspy_traces, lambda: program(**WHY), OfflineLM())
     mlflow.clear_active_model()
