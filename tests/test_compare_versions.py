@@ -194,7 +194,7 @@ def test_by_model(dspy_traces, own_folder):
 def test_by_evaluation(dspy_traces):
     """An evaluation is found by the tag that its traces have."""
     for name in ("e1", "e2"):
-        traced(dspy_traces, Answers("one"), tags={"dspy.evaluate.id": name})
+        traced(dspy_traces, Answers("one"), tags={"dspy.evaluation.id": name})
     assert compare_versions("e1", "e2", by="evaluation").matched == 1
 
 

@@ -15,7 +15,7 @@ from dspy_mlflow_callbacks.compare.tree import root_span
 WAYS = ("fingerprint", "tag:KEY", "experiment", "run", "model", "evaluation")
 """What `by` may be."""
 
-EVALUATION_TAG = "dspy.evaluate.id"
+EVALUATION_TAG = "dspy.evaluation.id"
 _FINGERPRINT = "dspy.program.fingerprint"
 
 

@@ -38,7 +38,7 @@ def compare_versions(
         candidate: Which are the candidate's.
         by: What selects them: `fingerprint` (`dspy.program.fingerprint` of the root), `tag:KEY` (a trace's tag),
             `experiment` (name or id), `run` (id), `model` (a logged model's id, or `name/version` of a registered one),
-            or `evaluation` (the tag `dspy.evaluate.id`).
+            or `evaluation` (the tag `dspy.evaluation.id`).
         experiments: Names or ids of the experiments to look in, for what is not an experiment or a run itself; None
             looks in all.
         resamples: How often pairs are resampled for the intervals; 0 asks for none, and needs no SciPy.
