@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from compared import Answers, score, version
+from compared import Answers, priced, score, version
 from docs_blocks import Page, blocks_that_run
 
 from dspy_mlflow_callbacks import CheckFailedError
@@ -16,9 +16,10 @@ PAGE = Page("docs/comparison.md")
 
 
 @pytest.fixture
-def pair(dspy_traces):
-    """Return a trace of each version."""
-    first, second = (version(dspy_traces, name, Answers("one"))[0] for name in ("v1", "v2"))
+def pair(dspy_traces, openai_server):
+    """Return a trace of each version, at the same cost."""
+    lms = {name: priced(openai_server, 10) for name in ("v1", "v2")}
+    first, second = (version(dspy_traces, name, Answers("one"), lm=lm)[0] for name, lm in lms.items())
     score(first, 0.7)
     score(second, 0.9)
     return first, second
@@ -48,7 +49,6 @@ def test_two_versions_and_limits(of_versions):
     """The block on limits passes or fails by what was measured."""
     assert of_versions.matched == 1
     limits = PAGE.block("comparison.check(").replace("max_latency_increase=0.2", "max_latency_increase=1e9")
-    # The model has no price, so its cost is nothing on both sides.
     exec(limits, {"comparison": of_versions})
     with pytest.raises(CheckFailedError, match="quality"):
         of_versions.check(min_score={"quality": 0.95})

@@ -202,6 +202,15 @@ def test_a_callback_pickles_to_its_configuration(copied):
     assert (again.config, again.origin) == (callback.config, callback.origin)
 
 
+@pytest.mark.warns
+def test_a_callback_of_another_version_loads_with_one_warning(warned):
+    """A callback that was pickled with an option which is unknown here has the others; one warning names it."""
+    again, (kind, options, *rest) = MlflowCallback(level="info").__reduce__()
+    callbacks = [again(kind, {**options, "colour": "red"}, *rest) for _ in range(2)]
+    assert [each.config.level for each in callbacks] == ["info", "info"]
+    assert warned.messages == ["A callback was pickled with options that are unknown here: colour."]
+
+
 def team_of(pickle_):
     return cloudpickle.loads(pickle_).callbacks[0].config.tags["team"]
 
