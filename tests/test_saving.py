@@ -15,6 +15,7 @@ import mlflow
 import pytest
 from offline_lm import OfflineLM
 from programs import Program, program_tree
+from secret_corpus import SHAPED, SHAPED_TEXTS
 
 import dspy_mlflow_callbacks as package
 from dspy_mlflow_callbacks import MlflowCallback, TracingConfig, attach, load_program, save_program
@@ -328,6 +329,18 @@ def test_credentials_of_any_form_are_withheld(tmp_path, monkeypatch):
     assert KEY[:20].encode() not in content(tmp_path)
     said = json.loads((tmp_path / "state.json").read_text())["dspy_mlflow_callbacks"]["withheld"]
     assert said == [{"place": "generate.predict.lm.api_key", "variable": "OPENAI_API_KEY"}]
+
+
+@pytest.mark.parametrize("form", ["program", "state.json"])
+def test_credentials_of_every_shape_are_withheld(tmp_path, form):
+    """What looks like a credential of some provider is left out, wherever in the program it stands."""
+    program = traced()
+    program.notes = dict(SHAPED_TEXTS)
+    program.generate.predict.demos = [dspy.Example(question=text, answer="Ada") for text in SHAPED_TEXTS.values()]
+    save_program(program, tmp_path / form)
+    stored = content(tmp_path)
+    assert [kind for kind, secret in SHAPED.items() if secret.encode() in stored] == []
+    assert program.notes == SHAPED_TEXTS
 
 
 def test_a_demo_keeps_its_shape_in_a_saved_state(tmp_path, monkeypatch):
