@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import dspy
 import mlflow
 import pytest
@@ -10,12 +12,14 @@ from offline_lm import OfflineLM
 from programs import Program
 from replays import fields, record, replay, shape
 
-from dspy_mlflow_callbacks import ReplayError, log_model
+from dspy_mlflow_callbacks import ReplayError, TracingConfig, log_model
 
 WHY = {"question": "why?"}
 
 
-@pytest.fixture(params=[mlflow.dspy.log_model, log_model], ids=["by MLflow", "with its tracing"])
+@pytest.fixture(
+    params=[mlflow.dspy.log_model, partial(log_model, config=TracingConfig())], ids=["by MLflow", "with its tracing"]
+)
 def logged(dspy_traces, own_folder, monkeypatch, request):
     """Return the trace of a logged model, and what it returned."""
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
