@@ -25,6 +25,20 @@ class Program(dspy.Module):
         return await self.generate.acall(question=question)
 
 
+class Answer(dspy.Module):
+    """A predictor in a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict("question -> answer")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return self.predict(question=question)
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        return await self.predict.acall(question=question)
+
+
 class Echo(dspy.Module):
     """Answers with its question: a trace of one span."""
 

@@ -9,7 +9,7 @@ import dspy
 import mlflow
 import pytest
 from docs_blocks import Page, blocks_that_run
-from programs import Program
+from programs import Answer, Program
 from replays import counting, fields, record
 
 from dspy_mlflow_callbacks import MlflowCallback, replay
@@ -26,21 +26,10 @@ class Predicts(dspy.Module):
 
     def __init__(self):
         super().__init__()
-        self.generate = Inner()
+        self.generate = Answer()
 
     def forward(self, question):
         return self.generate(question=question)
-
-
-class Inner(dspy.Module):
-    """Answers."""
-
-    def __init__(self):
-        super().__init__()
-        self.predict = dspy.Predict("question -> answer")
-
-    def forward(self, question):
-        return self.predict(question=question)
 
 
 Predicts.__name__ = "Program"

@@ -14,7 +14,7 @@ from dspy.streaming import StreamListener, StreamResponse
 from dspy.utils.callback import BaseCallback
 from dspy.utils.dummies import DummyLM
 from offline_lm import OfflineLM, Raw
-from programs import Program
+from programs import Answer, Program
 from replays import (
     AGENT_STEPS,
     Adding,
@@ -121,20 +121,6 @@ class AsyncStreaming(Streaming):
     async def stream(self, request):
         for event in dspy.lm15.response_to_events(await self.complete(request)):
             yield event
-
-
-class Answer(dspy.Module):
-    """Answers, sync and async."""
-
-    def __init__(self):
-        super().__init__()
-        self.predict = dspy.Predict("question -> answer")
-
-    def forward(self, question):
-        return self.predict(question=question)
-
-    async def aforward(self, question):
-        return await self.predict.acall(question=question)
 
 
 def read(*, is_async_program):

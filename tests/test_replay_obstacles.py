@@ -274,7 +274,7 @@ def test_inputs_that_do_not_fit_their_annotations_stay(dspy_traces):
             return super().forward(question)
 
     class Misnamed(Steps):
-        def forward(self, question: "Nowhere"):  # noqa: F821, UP037
+        def forward(self, question: "Nowhere"):  # noqa: F821, UP037  (it cannot be found)
             return super().forward(question)
 
     for program in (Typed, Misnamed):

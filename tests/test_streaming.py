@@ -11,7 +11,7 @@ from dspy.streaming import StreamListener, StreamResponse
 from dspy.utils.callback import BaseCallback
 from expected import failed, ok
 from openai_server import backends, stream
-from programs import predict_tree
+from programs import Answer, predict_tree
 from werkzeug import Response
 
 from dspy_mlflow_callbacks.testing.captured import tree
@@ -19,20 +19,6 @@ from dspy_mlflow_callbacks.testing.captured import tree
 LM = "openai/gpt-4o-mini"
 TEXTS = ["[[ ## answer ## ]]\n", "forty", " two", "\n\n[[ ## completed ## ]]\n"]
 PREDICT = predict_tree("Answer.predict", lm=LM)
-
-
-class Answer(dspy.Module):
-    """Answers a question."""
-
-    def __init__(self):
-        super().__init__()
-        self.predict = dspy.Predict("question -> answer")
-
-    def forward(self, question):
-        return self.predict(question=question)
-
-    async def aforward(self, question):
-        return await self.predict.acall(question=question)
 
 
 def streamed(**settings):

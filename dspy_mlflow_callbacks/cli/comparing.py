@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dspy_mlflow_callbacks.cli.printing import complain, say
+
 if TYPE_CHECKING:
     from dspy_mlflow_callbacks.compare import TraceComparison, VersionComparison
 
@@ -66,10 +68,10 @@ def _compare(said: argparse.Namespace) -> int:
         _check(comparison, said)
     except CheckFailedError as error:
         for each in error.checks.failed:
-            print(f"{each.check}: {each.reason}", file=sys.stderr)  # noqa: T201  (a command prints)
+            complain("compare", f"{each.check}: {each.reason}")
         return _FAILED
     except (ImportError, OSError, TypeError, ValueError, MlflowException, SQLAlchemyError) as error:
-        print(f"dspy-mlflow compare: {error}", file=sys.stderr)  # noqa: T201
+        complain("compare", error)
         return _COULD_NOT
     return 0
 
@@ -108,13 +110,13 @@ def _write(comparison: TraceComparison | VersionComparison, said: argparse.Names
     forms: dict[str, Callable[[], str]] = {"markdown": comparison.to_markdown, "html": comparison.to_html}
     text = forms.get(said.format, lambda: _json(comparison))()
     if said.output is None:
-        sys.stdout.write(text)
+        say(text.rstrip("\n"))
     else:
         said.output.write_text(text, encoding="utf-8")
 
 
 def _json(comparison: TraceComparison | VersionComparison) -> str:
-    return json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(comparison.to_dict(), indent=2) + "\n"
 
 
 def _check(comparison: TraceComparison | VersionComparison, said: argparse.Namespace) -> None:

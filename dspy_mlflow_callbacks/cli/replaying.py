@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dspy_mlflow_callbacks.cli.printing import complain, say
+
 if TYPE_CHECKING:
     from dspy_mlflow_callbacks.replaying import Replay
 
@@ -46,9 +48,9 @@ def _replay(said: argparse.Namespace) -> int:
         program = None if said.program is None else _program(said.program)
         done = replay(said.trace, program, mode=said.mode, tools=said.tools, from_span=said.from_span)
     except (ReplayError, _ProgramError, ValueError, TypeError) as error:
-        _print(f"dspy-mlflow replay: {error}", sys.stderr)
+        complain("replay", error)
         return REFUSED
-    _print(json.dumps(done.to_dict(), indent=2) if said.json else done.to_markdown().rstrip("\n"), sys.stdout)
+    say(json.dumps(done.to_dict(), indent=2) if said.json else done.to_markdown().rstrip("\n"))
     return _status(done)
 
 
@@ -74,14 +76,3 @@ def _program(name: str) -> Any:
     except Exception as error:  # whatever the user's module raises
         message = f"--program {name}: {type(error).__name__}: {error}"
         raise _ProgramError(message) from error
-
-
-def _print(text: str, file: Any) -> None:
-    """Print *text*, which holds what LMs and tools said, without what a terminal would take for commands."""
-    shown = "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
-    encoding = getattr(file, "encoding", None) or "utf-8"
-    print(shown.encode(encoding, "backslashreplace").decode(encoding), file=file)
-
-
-def _escaped(character: str) -> str:
-    return "    " if character == "\t" else character.encode("unicode_escape").decode()

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dspy_mlflow_callbacks.compare.document import Diff, Document, Heading, Part, Table
+from dspy_mlflow_callbacks.markdown import fenced_diff
 
 _CHANGED = {"-": "red", "+": "green", "@": "cyan"}
 _STYLE = """\
@@ -43,9 +44,7 @@ def _(part: Table) -> str:
 
 @_markdown.register
 def _(part: Diff) -> str:
-    longest = max((len(run) for line in part.lines for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return "\n".join([f"{fence}diff", *part.lines, fence])
+    return fenced_diff(part.lines)
 
 
 def _markdown_text(text: str) -> str:

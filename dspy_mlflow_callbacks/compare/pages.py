@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from mlflow.entities import Trace
 from mlflow.exceptions import MlflowException
 
 from dspy_mlflow_callbacks.compare.selection import Query
+from dspy_mlflow_callbacks.stats import without_credentials
 
 PAGE = 200
 """Traces that are held in memory at a time."""
@@ -31,8 +31,8 @@ def stored_trace(trace: Any) -> Trace:
     try:
         return MlflowClient().get_trace(trace)
     except MlflowException as error:
-        message = (
-            f"there is no trace {trace!r} in the store {_without_password(get_tracking_uri())} ({error.message}). Call "
+        message = without_credentials(
+            f"there is no trace {trace!r} in the store {get_tracking_uri()} ({error.message}). Call "
             "mlflow.set_tracking_uri() with the store that has it, and dspy_mlflow_callbacks.flush() where it is made"
         )
         raise ValueError(message) from None
@@ -57,7 +57,3 @@ def read(query: Query) -> Iterator[Trace]:
         token = page.token
         if not token:
             return
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)

@@ -128,7 +128,7 @@ def _save(stored: StoredTracing, model: Any, path: str, **arguments: Any) -> Non
     standing = Standing(model, stored, withholder, live)
     settings = {
         name: Pickled(pickled(value, withholder, {id(value): name}))
-        for name, value in ({**live, **_OF_CALLS}).items()
+        for name, value in live.items()
         if name not in ("trace", "callbacks", *_OF_CALLS)
     }
     others = [each for each in live["callbacks"] if not isinstance(each, TracingCallback)]

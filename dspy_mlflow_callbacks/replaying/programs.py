@@ -14,6 +14,7 @@ from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.callbacks import TracingCallback
 from dspy_mlflow_callbacks.replaying.errors import ReplayError
 from dspy_mlflow_callbacks.replaying.recording import Recording
+from dspy_mlflow_callbacks.stats import without_credentials
 
 
 @attrs.frozen
@@ -55,7 +56,9 @@ def _logged(recording: Recording) -> Runnable:
             program = mlflow.dspy.load_model(f"models:/{recording.model_id}")
             return Runnable(program, dspy.settings.lm, dspy.settings.adapter)
     except Exception as error:  # whatever loading raises: a store that is away, a class that is not there, ...
-        reason = f"its model {recording.model_id} cannot be loaded ({error}): give the program with program=."
+        reason = without_credentials(
+            f"its model {recording.model_id} cannot be loaded ({error}): give the program with program=."
+        )
         raise ReplayError(recording.trace_id, [reason]) from error
 
 

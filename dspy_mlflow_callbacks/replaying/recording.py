@@ -14,6 +14,7 @@ from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.flushing import flush
 from dspy_mlflow_callbacks.replaying.attachments import with_attachments
 from dspy_mlflow_callbacks.replaying.errors import ReplayError
+from dspy_mlflow_callbacks.stats import without_credentials
 
 # What a replay follows. Adapters and interpreters run again, and what they call stands below what called them.
 FOLLOWED = frozenset({CallKind.MODULE, CallKind.LM, CallKind.TOOL, CallKind.EVALUATE, CallKind.COMPILE})
@@ -124,7 +125,7 @@ def _from_store(trace_id: str) -> Trace:
     try:
         return mlflow.MlflowClient().get_trace(trace_id, display=False)
     except Exception as error:  # no such trace, an id that is none, a store that is away
-        reason = (
+        reason = without_credentials(
             f"the store at {mlflow.get_tracking_uri()} does not have it ({error}): look for its id with "
             "mlflow.search_traces, or set the tracking URI of the store that has it."
         )

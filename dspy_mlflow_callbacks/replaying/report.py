@@ -9,6 +9,7 @@ import attrs
 from mlflow.entities import Trace
 
 from dspy_mlflow_callbacks.describe.payloads import plain
+from dspy_mlflow_callbacks.markdown import fenced_diff
 from dspy_mlflow_callbacks.replaying.divergences import Divergence
 
 
@@ -82,7 +83,7 @@ class Replay:
         yield ""
         yield self._verdict()
         for number, divergence in enumerate(self.divergences, start=1):
-            yield from ("", f"## {number}. {_title(divergence)}", "", *_fenced(divergence.diff))
+            yield from ("", f"## {number}. {_title(divergence)}", "", fenced_diff(divergence.diff.split("\n")))
         if self.stopped is not None:
             yield from ("", f"The replay stopped: {self.stopped}")
         if self.error is not None:
@@ -107,13 +108,6 @@ def _title(divergence: Divergence) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-
-
-def _fenced(diff: str) -> list[str]:
-    fence = "```"
-    while fence in diff:
-        fence += "`"
-    return [f"{fence}diff", diff, fence]
 
 
 def _seconds(seconds: float | None) -> str:
