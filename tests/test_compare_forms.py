@@ -12,6 +12,8 @@ from offline_lm import OfflineLM
 from rich.console import Console
 
 from dspy_mlflow_callbacks import compare_traces, compare_versions
+from dspy_mlflow_callbacks.compare.document import Table, diff
+from dspy_mlflow_callbacks.compare.forms import show
 
 EVIL = "<script>alert(1)</script> | `````` \x1b[2J [red]"
 
@@ -87,10 +89,22 @@ def test_json(comparison, versions):
 
 def test_messages_that_are_no_texts(dspy_traces):
     """Prompts with images or tool calls are compared as JSON."""
-    from dspy_mlflow_callbacks.compare.document import diff
-
     parts = [{"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]} for text in ("a", "b")]
     assert [line.strip() for line in diff(*parts) if line[0] in "+-"][2:] == [
         '-    "text": "a",',
         '+    "text": "b",',
     ]
+
+
+def test_messages_that_an_adapter_returns():
+    """Messages that stand alone, as an adapter's `format` returns them, are compared line by line as an LM's are."""
+    before, after = ([{"role": "user", "content": f"one\n{text}\n"}] for text in ("two", "three"))
+    assert diff(before, after)[-2:] == ("-two", "+three")
+    assert diff(before, after) == diff({"messages": before}, {"messages": after})
+
+
+def test_a_narrow_terminal():
+    """In a narrow terminal long cells are folded: nothing of them is cut."""
+    console = Console(file=io.StringIO(), width=20)
+    show([Table(("name", "value"), (("a_very_long_name", "0.123456789"),))], console)
+    assert "…" not in console.file.getvalue()

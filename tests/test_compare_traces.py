@@ -9,7 +9,7 @@ from compared import Answers, priced, score, traced
 from offline_lm import OfflineLM
 from programs import Program
 
-from dspy_mlflow_callbacks import CheckFailedError, compare_traces
+from dspy_mlflow_callbacks import CheckFailedError, ReplayError, compare_traces, replay
 
 SWAPPED = {"added": "removed", "removed": "added", "same": "same", "moved": "moved"}
 
@@ -185,6 +185,24 @@ def test_an_unknown_trace(dspy_traces):
     """An id that the store does not have is refused: which, where, and what to do."""
     with pytest.raises(ValueError, match=r"there is no trace 'tr-none' in the store sqlite:.*mlflow.set_tracking_uri"):
         compare_traces("tr-none", "tr-none")
+
+
+def test_a_password_in_the_address_of_the_store(httpserver, monkeypatch):
+    """The error has the store's address without the credentials in it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    httpserver.expect_request("/").respond_with_data("")  # it knows no trace
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"http://ada:hunter2@127.0.0.1:{httpserver.port}")
+    try:
+        for read, error in (
+            (lambda: compare_traces("tr-1", "tr-2"), ValueError),
+            (lambda: replay("tr-1"), ReplayError),
+        ):
+            with pytest.raises(error, match=f"http://127.0.0.1:{httpserver.port}") as refused:
+                read()
+            assert "hunter2" not in str(refused.value)
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_no_trace_at_all():

@@ -68,10 +68,10 @@ def _compare(said: argparse.Namespace) -> int:
         _check(comparison, said)
     except CheckFailedError as error:
         for each in error.checks.failed:
-            complain("compare", f"{each.check}: {each.reason}")
+            complain(f"{each.check}: {each.reason}")
         return _FAILED
     except (ImportError, OSError, TypeError, ValueError, MlflowException, SQLAlchemyError) as error:
-        complain("compare", error)
+        complain(f"dspy-mlflow compare: {error}")
         return _COULD_NOT
     return 0
 

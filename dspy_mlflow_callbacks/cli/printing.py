@@ -13,9 +13,9 @@ def say(text: str) -> None:
     _print(text, sys.stdout)
 
 
-def complain(command: str, problem: object) -> None:
-    """Print to standard error why a command does not do what was asked, without credentials of a store's address."""
-    _print(f"dspy-mlflow {command}: {without_credentials(str(problem))}", sys.stderr)
+def complain(problem: str) -> None:
+    """Print a problem to standard error, likewise, and without the credentials of a store's address."""
+    _print(without_credentials(problem), sys.stderr)
 
 
 def _print(text: str, file: TextIO) -> None:

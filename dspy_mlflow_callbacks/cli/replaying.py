@@ -48,7 +48,7 @@ def _replay(said: argparse.Namespace) -> int:
         program = None if said.program is None else _program(said.program)
         done = replay(said.trace, program, mode=said.mode, tools=said.tools, from_span=said.from_span)
     except (ReplayError, _ProgramError, ValueError, TypeError) as error:
-        complain("replay", error)
+        complain(f"dspy-mlflow replay: {error}")
         return REFUSED
     say(json.dumps(done.to_dict(), indent=2) if said.json else done.to_markdown().rstrip("\n"))
     return _status(done)

@@ -52,10 +52,16 @@ def _lines(value: Any) -> list[str]:
     """Return a value's lines: a chat's messages are read best as text, all else as JSON."""
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         return [line for message in value["messages"] for line in _message(message)]
+    if isinstance(value, list) and any(map(_is_text, value)):  # an adapter's `format` returns them alone
+        return _lines({"messages": value})
     return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True, default=str).splitlines()
 
 
 def _message(message: Any) -> list[str]:
-    if isinstance(message, dict) and isinstance(message.get("content"), str):
+    if _is_text(message):
         return [f"[{message.get('role')}]", *message["content"].splitlines()]
     return _lines({"message": message})
+
+
+def _is_text(message: Any) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("content"), str)

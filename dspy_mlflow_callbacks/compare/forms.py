@@ -100,7 +100,9 @@ def _(part: Heading) -> Text:
 
 @_rich.register
 def _(part: Table) -> RichTable:
-    table = RichTable(*part.head)
+    table = RichTable()
+    for name in part.head:
+        table.add_column(name, overflow="fold")  # nothing is cut where the terminal is narrow
     for row in part.rows:
         table.add_row(*(Text(_printable(cell)) for cell in row))
     return table
