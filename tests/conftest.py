@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 
@@ -27,6 +28,7 @@ from dspy_mlflow_callbacks import MlflowCallback, TracingConfig, dspy_internals,
 from dspy_mlflow_callbacks.config import variable_of
 from dspy_mlflow_callbacks.spans.engine import ENGINES
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
+from dspy_mlflow_callbacks.testing import capture_traces
 
 # The options of whoever runs the tests are not the tests'.
 for _variable in [name for name in os.environ if name.startswith("DSPY_MLFLOW_")]:
@@ -65,15 +67,31 @@ def engine(request, monkeypatch):
     return name
 
 
+@pytest.fixture(scope="session")
+def store_folder(tmp_path_factory):
+    """Return a store's folder: setting up the database takes seconds, so the tests of a process share it."""
+    return tmp_path_factory.mktemp("dspy_traces")
+
+
 @pytest.fixture
-def dspy_traces(dspy_traces, engine):
-    """Capture the test's traces as the public fixture does, which looks at no variable, on the test's engine."""
+def dspy_traces(store_folder, engine):
+    """Capture the test's traces in a real SQLite store, on the test's engine, else as the public fixture does."""
+    with capture_traces(store_folder) as traces, _on(engine):
+        yield traces
+
+
+@pytest.fixture
+def memory_traces(engine):
+    """Capture the test's traces in memory, on the test's engine, as the public fixture does."""
+    with capture_traces() as traces, _on(engine):
+        yield traces
+
+
+def _on(engine):
     if engine == "auto":
-        yield dspy_traces
-        return
+        return contextlib.nullcontext()
     # Not by `dspy.configure`: inside a `dspy.context` of another fixture that is not heard.
-    with dspy_internals.restored_settings(callbacks=[MlflowCallback(config=TracingConfig(engine=engine))]):
-        yield dspy_traces
+    return dspy_internals.restored_settings(callbacks=[MlflowCallback(config=TracingConfig(engine=engine))])
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,16 @@ MAY_IMPORT = {
         "flushing",
         "callbacks",
     },
-    "testing": {"events", "config", "dspy_internals", "mlflow_internals", "callbacks"},
+    "trace_text": set(),
+    "testing": {
+        "events",
+        "config",
+        "dspy_internals",
+        "mlflow_internals",
+        "callbacks",
+        "replaying",
+        "trace_text",
+    },
 }
 DSPY_ROOMS = {
     "cli",
@@ -101,6 +110,7 @@ MLFLOW_ROOMS = {
     "programs",
     "replaying",
     "testing",
+    "trace_text",
 }
 
 

@@ -4,7 +4,7 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 """
 
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
-from dspy_mlflow_callbacks.dspy_internals.directing import directed
+from dspy_mlflow_callbacks.dspy_internals.directing import directed, directed_everywhere
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
     SettingsOverride,
@@ -26,6 +26,7 @@ __all__ = [
     "SettingsOverride",
     "active_call_id",
     "directed",
+    "directed_everywhere",
     "hear_everywhere",
     "install",
     "installs",

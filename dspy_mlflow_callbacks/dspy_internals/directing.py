@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import dspy
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
-from dspy_mlflow_callbacks.dspy_internals.settings import hear_everywhere
+from dspy_mlflow_callbacks.dspy_internals.settings import hear_everywhere, restored_settings
 
 try:
     from dspy.clients._deprecation import adapter_message_call as _of_an_adapter
@@ -61,6 +61,17 @@ def directed(director: Director, heard: Callable[[Any], Any], **settings: Any) -
     finally:
         ACTIVE_CALL_ID.reset(token)
         undo()
+        _DOORS.close()
+
+
+@contextmanager
+def directed_everywhere(director: Director) -> Iterator[None]:
+    """Ask *director* at each call of an LM or tool that is made meanwhile in this process, in whatever thread."""
+    _DOORS.open()
+    try:
+        with restored_settings(**{_DIRECTOR: director}):
+            yield
+    finally:
         _DOORS.close()
 
 

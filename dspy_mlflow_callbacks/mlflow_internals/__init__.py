@@ -98,6 +98,7 @@ from dspy_mlflow_callbacks.mlflow_internals.stores import (
     write_spans,
 )
 from dspy_mlflow_callbacks.mlflow_internals.testing import (
+    memory_of_its_own,
     store_of_its_own,
 )
 from dspy_mlflow_callbacks.mlflow_internals.threads import (
@@ -157,6 +158,7 @@ __all__ = [
     "link_run",
     "links_runs",
     "live_span",
+    "memory_of_its_own",
     "missing_in_mlflow",
     "new_info",
     "note_evaluated",

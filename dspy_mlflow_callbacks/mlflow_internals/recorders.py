@@ -19,6 +19,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON
 
+from dspy_mlflow_callbacks.mlflow_internals.memory_store import SCHEME as MEMORY_SCHEME
+
 SQL_SCHEMES = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
 HTTP_SCHEMES = frozenset({"http", "https"})
 
@@ -69,7 +71,7 @@ def shares_context() -> bool:
 
 def _why_not_stored_in(uri: str) -> str | None:
     scheme = scheme_of(uri)
-    if is_databricks_uri(uri) or scheme not in SQL_SCHEMES | HTTP_SCHEMES:
+    if is_databricks_uri(uri) or scheme not in SQL_SCHEMES | HTTP_SCHEMES | {MEMORY_SCHEME}:
         return (
             f"the tracking URI is of the kind {scheme!r}; allowed are {', '.join(sorted(SQL_SCHEMES | HTTP_SCHEMES))}"
         )
@@ -96,6 +98,11 @@ class Recorder:
     def is_database(self) -> bool:
         """Whether this process writes to the store itself, and no server does."""
         return scheme_of(self.tracking_uri) in SQL_SCHEMES
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the store makes of a trace's spans what is known of the trace as a whole."""
+        return scheme_of(self.tracking_uri) != MEMORY_SCHEME
 
     @classmethod
     def find(cls, tracer_provider: Any) -> Recorder | None:

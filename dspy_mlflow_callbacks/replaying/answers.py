@@ -17,6 +17,10 @@ from dspy_mlflow_callbacks.replaying.recording import Recorded
 
 # What lm15 calls otherwise than OpenAI's chat completions, which is what a span says.
 _LM15_REASONS = {"tool_calls": "tool_call", "length": "length", "content_filter": "content_filter"}
+_LM15_COUNTS = {
+    "cache_read_input_tokens": "cache_read_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
+}
 _MESSAGE_FIELDS = frozenset({"role", "content", "reasoning", "tool_calls", "citations", "logprobs"})
 
 
@@ -29,11 +33,13 @@ class LMAnswer:
 
     Args:
         call: The recorded call.
+        bills: Whether it says that it used the tokens that the recorded call did; else that it used none.
     """
 
-    def __init__(self, call: Recorded) -> None:
+    def __init__(self, call: Recorded, *, bills: bool = False) -> None:
         self.model = str(call.attributes.get("dspy.lm.response_model") or call.attributes["mlflow.llm.model"])
         self.error = error_of(call)
+        self._usage = call.attributes.get("mlflow.chat.tokenUsage") or {} if bills else {}
         self._is_dict = call.attributes.get("dspy.lm.model_type") == "responses"
         self._choices = [] if self.error is not None else call.outputs["choices"]
 
@@ -48,7 +54,7 @@ class LMAnswer:
         return [choice.get("finish_reason") for choice in self._choices]
 
     def response(self, index: int) -> Any:
-        """Return a completion, or the last one, as a `dspy.lm15.Response`, which bills nothing."""
+        """Return a completion, or the last one, as a `dspy.lm15.Response`; the first one has the usage of all."""
         lm15 = dspy.lm15
         choice = self._choices[min(index, len(self._choices) - 1)]
         return lm15.Response(
@@ -56,9 +62,13 @@ class LMAnswer:
             model=self.model,
             message=lm15.Message.assistant(_parts(choice["message"])),
             finish_reason=_LM15_REASONS.get(choice.get("finish_reason"), "stop"),
-            usage=lm15.Usage(),
+            usage=lm15.Usage(**_lm15_usage({} if index else self._usage)),
             logprobs=_logprobs(choice["message"]),
         )
+
+
+def _lm15_usage(usage: Mapping[str, int]) -> dict[str, int]:
+    return {_LM15_COUNTS.get(name, name): count for name, count in usage.items()}
 
 
 def _output(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from dspy.utils.callback import BaseCallback
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import name_of
 from dspy_mlflow_callbacks.events import CallKind, CallStart, new_call_start
+from dspy_mlflow_callbacks.replaying.asking import inputs_of
 from dspy_mlflow_callbacks.replaying.recording import FOLLOWED, Recorded
-from dspy_mlflow_callbacks.replaying.session import Session, inputs_of
+from dspy_mlflow_callbacks.replaying.session import Session
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 
 _ANSWERED = frozenset({CallKind.LM, CallKind.TOOL})

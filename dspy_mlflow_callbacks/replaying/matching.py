@@ -50,7 +50,6 @@ class Matching:
         self._at: dict[str, Recorded] = {}
         self._tails: dict[str, str] = {}
         self._taken: set[str] = set()
-        self._lines: dict[str, frozenset[str]] = {}
         self._index = _Index((self._label(call), call) for call in root.calls() if call is not root)
 
     def place(self, call_id: str | None) -> Recorded:
@@ -111,9 +110,9 @@ class Matching:
                 return Match(self._take(given), is_exact=True)
             near = next(filter(None, (self._free(place, label) for place in places)), None)
             if near is not None:
-                return Match(self._take(self._nearest(near, inputs)))
+                return Match(self._take(nearest(near, inputs)))
             all_taken = self._index.all[places[1], label] if again else ()
-            return Match(self._nearest(all_taken, inputs) if all_taken else None, is_again=True)
+            return Match(nearest(all_taken, inputs) if all_taken else None, is_again=True)
 
     def left(self) -> list[Recorded]:
         """Return the recorded calls that no call was."""
@@ -142,18 +141,6 @@ class Matching:
 
     def _free(self, place: str, label: Label) -> list[Recorded]:
         return [call for call in self._index.all[place, label] if call.span_id not in self._taken]
-
-    def _nearest(self, calls: Sequence[Recorded], inputs: Any) -> Recorded:
-        """Return the call whose inputs have most lines in common with *inputs*; of equals the first."""
-        if len(calls) == 1:
-            return calls[0]
-        lines = _lines(inputs)
-        return max(calls, key=lambda call: len(lines & self._lines_of(call)))
-
-    def _lines_of(self, call: Recorded) -> frozenset[str]:
-        if call.span_id not in self._lines:
-            self._lines[call.span_id] = _lines(call.inputs)
-        return self._lines[call.span_id]
 
     def _take(self, call: Recorded) -> Recorded:
         self._taken.add(call.span_id)
@@ -188,6 +175,20 @@ class _Index:
 
 def _key(inputs: Any) -> bytes:
     return orjson.dumps(inputs, option=orjson.OPT_SORT_KEYS)
+
+
+def nearest(calls: Sequence[Recorded], inputs: Any) -> Recorded:
+    """Return the call whose inputs have most lines in common with *inputs*; of equals the first."""
+    if len(calls) == 1:
+        return calls[0]
+    lines = _lines(inputs)
+    return max(calls, key=lambda call: len(lines & _lines_of(call)))
+
+
+def _lines_of(call: Recorded) -> frozenset[str]:
+    if call.lines is None:
+        call.lines = _lines(call.inputs)
+    return call.lines
 
 
 def _lines(inputs: Any) -> frozenset[str]:

@@ -38,6 +38,7 @@ class Recorded:
         duration_s: Seconds that it took; None if it has not ended.
         parent: The followed call that enclosed it.
         children: The followed calls that it made, in the order in which they began.
+        lines: The lines of its inputs, once somebody has asked which recorded call is nearest to another.
     """
 
     span_id: str
@@ -51,6 +52,7 @@ class Recorded:
     duration_s: float | None
     parent: Recorded | None = attrs.field(default=None, repr=False)
     children: list[Recorded] = attrs.field(factory=list, repr=False)
+    lines: frozenset[str] | None = attrs.field(default=None, repr=False)
 
     @property
     def path(self) -> str:
@@ -146,6 +148,14 @@ def recording_of(trace: Trace) -> Recording:
         raise ReplayError(trace.info.trace_id, [reason])
     model_id = trace.info.trace_metadata.get(_MODEL_ID) or roots[0].attributes.get(_MODEL_ID)
     return Recording(trace_id=trace.info.trace_id, root=roots[0], model_id=model_id)
+
+
+def lm_calls(trace: Trace) -> list[Recorded]:
+    """Return the LM calls in *trace* in the order in which they began, whatever else is in it."""
+    whole = with_attachments(trace)
+    spans = sorted(trace.data.spans, key=lambda span: span.start_time_ns)
+    found = [_recorded(span, None, whole) for span in spans if span.end_time_ns is not None]
+    return [call for call in found if call is not None and call.kind is CallKind.LM]
 
 
 _WHOLE = "Wait until the program has ended and `dspy_mlflow_callbacks.flush()` has returned, then read it again."

@@ -6,34 +6,15 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import attrs
-import orjson
-
 from dspy_mlflow_callbacks import dspy_internals
-from dspy_mlflow_callbacks.describe import describe_start
-from dspy_mlflow_callbacks.events import CallKind, new_call_start
+from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.replaying.answers import LMAnswer, tool_result
+from dspy_mlflow_callbacks.replaying.asking import Asked, asked, inputs_of, parameters_differ
 from dspy_mlflow_callbacks.replaying.divergences import Divergence, diff, first_difference
 from dspy_mlflow_callbacks.replaying.errors import ReplayStopped
 from dspy_mlflow_callbacks.replaying.matching import Match, Matching
-from dspy_mlflow_callbacks.replaying.recorded_lm import RecordedLM
 from dspy_mlflow_callbacks.replaying.recording import Recorded, Recording
 from dspy_mlflow_callbacks.replaying.tools import returns_of, with_function
-
-# Says nothing of what the model is asked: who answers from a cache, and how a provider is reached.
-_NO_PARAMETERS = frozenset({"cache", *dspy_internals.NO_CONNECTION})
-
-
-@attrs.frozen
-class _Asked:
-    """What an LM is asked: inputs and parameters, as spans have them.
-
-    Of an LM that was made of the recording only those parameters that the call gives: the others are a guess.
-    """
-
-    inputs: Any
-    parameters: Mapping[str, Any]
-    is_guess: bool
 
 
 class Session:
@@ -73,10 +54,10 @@ class Session:
             self._go_on()
             if self.is_live:
                 return self._for_real(lm)
-            asked = _asked(lm, arguments)
-            match = self._taken(CallKind.LM, asked.inputs)
+            now = asked(lm, arguments)
+            match = self._taken(CallKind.LM, now.inputs)
             self.reach(match.call)
-            found = self._divergence(match, asked)
+            found = self._divergence(match, now)
             if found is not None and not self.is_live:
                 self._diverge(found)
             if self.is_live:
@@ -94,7 +75,7 @@ class Session:
             self._go_on()
             if self.tools == "live":
                 return tool
-            inputs = _json_of(CallKind.TOOL, tool, {"kwargs": dict(arguments)}).inputs
+            inputs = inputs_of(CallKind.TOOL, tool, {"kwargs": dict(arguments)})
             match = self._taken(CallKind.TOOL, inputs, tool.name)
             self.reach(match.call)
             if not match.is_exact:
@@ -131,14 +112,14 @@ class Session:
             again=self.mode == "lenient",
         )
 
-    def _divergence(self, match: Match, asked: _Asked) -> Divergence | None:
+    def _divergence(self, match: Match, now: Asked) -> Divergence | None:
         call = match.call
         if call is None or match.is_again:
-            return self._extra(asked.inputs)
-        difference = None if match.is_exact else first_difference(call.inputs, asked.inputs)
+            return self._extra(now.inputs)
+        difference = None if match.is_exact else first_difference(call.inputs, now.inputs)
         kind: Any = "prompt"
         if difference is None:
-            kind, difference = "parameters", _parameters_differ(call, asked)
+            kind, difference = "parameters", parameters_differ(call, now)
         if difference is None:
             return None
         return Divergence(kind=kind, span=call.path, span_id=call.span_id, field=difference[0], diff=difference[1])
@@ -177,45 +158,3 @@ class Session:
         """Raise where the replay has ended, in whatever thread, and whatever the program caught."""
         if self.stopped is not None:
             raise ReplayStopped(self.stopped)
-
-
-def _asked(lm: Any, arguments: Mapping[str, Any]) -> _Asked:
-    said = _json_of(CallKind.LM, lm, arguments)
-    parameters = said.attributes.get("dspy.lm.request", {})
-    if isinstance(lm, RecordedLM):  # what it has of its own is a guess
-        parameters = {name: value for name, value in parameters.items() if name in arguments.get("kwargs", {})}
-    return _Asked(said.inputs, {"model": said.attributes["mlflow.llm.model"], **parameters}, isinstance(lm, RecordedLM))
-
-
-@attrs.frozen
-class _Said:
-    inputs: Any
-    attributes: Mapping[str, Any]
-
-
-def _json_of(kind: CallKind, instance: Any, inputs: Mapping[str, Any]) -> _Said:
-    """Return what a span says of a call that starts, read again from its JSON."""
-    call = new_call_start(kind=kind, call_id="", root_call_id="", instance=instance, inputs=inputs, name="")
-    start = describe_start(call)
-    attributes = {key: orjson.loads(text) for key, text in start.all_attributes().items()}
-    return _Said(orjson.loads(start.inputs or "null"), attributes)
-
-
-def inputs_of(kind: CallKind, instance: Any, inputs: Mapping[str, Any]) -> Any:
-    """Return what a span says that a call is given."""
-    return _json_of(kind, instance, inputs).inputs
-
-
-def _parameters_of(call: Recorded) -> dict[str, Any]:
-    return {"model": call.attributes.get("mlflow.llm.model"), **(call.attributes.get("dspy.lm.request") or {})}
-
-
-def _parameters_differ(call: Recorded, asked: _Asked) -> tuple[str, str] | None:
-    before, after = _parameters_of(call), dict(asked.parameters)
-    if asked.is_guess:
-        before = {name: before.get(name) for name in after}
-    for name in _NO_PARAMETERS:
-        before.pop(name, None)
-        after.pop(name, None)
-    difference = first_difference(before, after)
-    return None if difference is None else (f"parameters.{difference[0]}", difference[1])

@@ -94,9 +94,10 @@ class OwnTrace(RecordedTrace):
 
     def _with_trace_facts(self, leaving: list[Any], spans: list[Any]) -> Prepared:
         """Say what is known of the trace as a whole where it can be said: by the root, or by MLflow's `TraceInfo`."""
-        root, entry, processor = self.spans[0], self._entry, self.tracer.recorder.processor
+        root, entry, recorder = self.spans[0], self._entry, self.tracer.recorder
+        processor = recorder.processor
         # Before the steps, which may redact it: a remote repository's address with credentials.
-        is_said = internals.is_said_by_spans(self._facts()[1], processor)
+        is_said = recorder.adds_up and internals.is_said_by_spans(self._facts()[1], processor)
         tags, metadata = self._without_secrets(self.spans)
         if is_said and (entry is None or internals.is_plain(entry)):
             for key, text in internals.attributes_of_trace(root.name, tags, metadata):

@@ -1,11 +1,12 @@
-"""Capturing traces into a store of their own."""
+"""Capturing traces, in memory or into a store of their own."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dspy
 
@@ -16,21 +17,32 @@ from dspy_mlflow_callbacks.testing.captured import CapturedTraces
 
 
 @contextmanager
-def capture_traces(folder: Path) -> Iterator[CapturedTraces]:
-    """Trace every DSPy program that runs inside into a SQLite store in *folder*.
+def capture_traces(folder: Path | None = None) -> Iterator[CapturedTraces]:
+    """Trace every DSPy program that runs inside into memory, or into a SQLite store in *folder*.
 
     Meanwhile an `MlflowCallback` with all options at their defaults, whatever the environment says, stands in for
     callbacks of this package that were configured; other callbacks stay. Afterwards DSPy's settings and MLflow's store,
     experiment, destination and environment are as before.
 
+    In memory MLflow's store answers all that is asked of traces, but for filters over spans and feedback; what else is
+    asked of it (runs, models, further experiments) it keeps in a temporary folder until the end.
+
     Args:
-        folder: Where the store `mlflow.db` and its artifacts are; used again it is set up already.
+        folder: Where the store `mlflow.db` and its artifacts are; used again it is set up already. None is memory.
     """
-    folder = folder.resolve()
-    name = uuid.uuid4().hex
-    others = [each for each in dspy.settings.get("callbacks", []) if not isinstance(each, TracingCallback)]
     with (
-        mlflow_internals.store_of_its_own(f"sqlite:///{folder / 'mlflow.db'}", name, folder / name) as experiment_id,
-        dspy_internals.restored_settings(callbacks=[*others, MlflowCallback(config=TracingConfig())]),
+        _store(folder) as experiment_id,
+        dspy_internals.restored_settings(callbacks=[*_others(), MlflowCallback(config=TracingConfig())]),
     ):
         yield CapturedTraces(experiment_id)
+
+
+def _store(folder: Path | None) -> AbstractContextManager[str]:
+    if folder is None:
+        return mlflow_internals.memory_of_its_own()
+    folder, name = folder.resolve(), uuid.uuid4().hex
+    return mlflow_internals.store_of_its_own(f"sqlite:///{folder / 'mlflow.db'}", name, folder / name)
+
+
+def _others() -> list[Any]:
+    return [each for each in dspy.settings.get("callbacks", []) if not isinstance(each, TracingCallback)]

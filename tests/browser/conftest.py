@@ -21,11 +21,11 @@ def pytest_ignore_collect(collection_path, config):
 
 
 @pytest.fixture(scope="session")
-def server(_dspy_traces_folder):
+def server(store_folder):
     """Serve the store that `dspy_traces` writes."""
     from mlflow_ui import mlflow_server
 
-    with mlflow_server(_dspy_traces_folder) as url:
+    with mlflow_server(store_folder) as url:
         yield url
 
 

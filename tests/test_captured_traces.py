@@ -1,23 +1,23 @@
-"""The pytest fixture `dspy_traces`, as a user's project has it."""
+"""What a test may ask of its traces, and what stays outside while they are captured."""
 
 from __future__ import annotations
 
 import contextvars
 import functools
 import os
-import subprocess
-import sys
+import re
 
 import dspy
 import mlflow
 import pytest
 from mlflow.entities.trace_location import MlflowExperimentLocation
-from programs import PROGRAM_SPANS, Program, answering, program_tree
+from openai_server import chat, usage
+from programs import PROGRAM_SPANS, Calling, Program, answering, program_tree
 from threads import at_once
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, TagInjector
-from dspy_mlflow_callbacks.testing.capture import capture_traces
-from dspy_mlflow_callbacks.testing.captured import CapturedTraces, tree
+from dspy_mlflow_callbacks.testing import CapturedTraces, capture_traces
+from dspy_mlflow_callbacks.testing.captured import tree
 
 
 @pytest.fixture(autouse=True)
@@ -72,12 +72,12 @@ def test_an_unknown_kind_is_refused(dspy_traces):
         dspy_traces.spans(kind="llm")
 
 
-def test_a_configured_callback_stays_outside(tmp_path):
+def test_a_configured_callback_stays_outside():
     """Inside, a bare callback stands in for the user's; afterwards settings, store and experiment are as before."""
     others = [MlflowCallback(middleware=[TagInjector({"mine": "yes"})])]
     dspy.configure(callbacks=others)
     uri, environment = mlflow.get_tracking_uri(), {k: v for k, v in os.environ.items() if k.startswith("MLFLOW")}
-    with capture_traces(tmp_path) as traces:
+    with capture_traces() as traces:
         Program()(question="why?")
         assert "mine" not in traces.one().info.tags
         dspy.configure(callbacks=[])
@@ -107,42 +107,84 @@ def test_a_destination_and_a_disabled_tracing_are_put_back(tmp_path):
         assert len(CapturedTraces(chosen).all()) == 1
 
 
-TESTS_OF_A_USER = """
-import dspy
-from dspy.utils.dummies import DummyLM
+def test_spans_are_asked_for_by_the_module_that_they_are_of(dspy_traces):
+    """A path returns the spans of that module and of what it calls, and of no other."""
+    Program()(question="why?")
+    assert [span.name for span in dspy_traces.spans(path="Program.generate.predict")] == PROGRAM_SPANS[2:]
+    assert [span.name for span in dspy_traces.lms(path="Program.generate")] == ["dummy"]
+    assert dspy_traces.lms(path="Program.other") == []
 
-def test_it(dspy_traces):
-    dspy.configure(lm=DummyLM([{"answer": "42"}]))
-    dspy.Predict("question -> answer")(question="why?")
-    assert dspy_traces.tree() == [
-        ("Predict", "CHAIN", "OK", [
-            ("ChatAdapter.format", "PARSER", "OK", []),
-            ("dummy", "CHAT_MODEL", "OK", []),
-            ("ChatAdapter.parse", "PARSER", "OK", []),
-        ])
+
+def test_tools_are_asked_for_by_name(dspy_traces):
+    """`tools` returns the spans of tool calls, all or those of a name."""
+
+    def near(city: str) -> str:
+        return city
+
+    def far(city: str) -> str:
+        return city
+
+    for tool in (near, far):
+        dspy.Tool(tool)(city="Ulm")
+    names = [span.name for span in dspy_traces.tools()]
+    assert (names, [span.name for span in dspy_traces.tools(name="far")]) == (["near", "far"], ["far"])
+
+
+def test_prompts_are_what_the_lms_were_asked(dspy_traces):
+    """`prompts` returns the messages of each LM call in the order of the calls."""
+    for question in ("why?", "how?"):
+        Program()(question=question)
+    prompts = dspy_traces.prompts(path="Program.generate")
+    assert [[message["role"] for message in prompt] for prompt in prompts] == [["system", "user"]] * 2
+    assert ["why?" in prompts[0][1]["content"], "how?" in prompts[1][1]["content"]] == [True, True]
+
+
+def test_tokens_cost_and_retries_are_added_up(dspy_traces, openai_server):
+    """Tokens, dollars and retries are those of all LM calls; without one there are none."""
+    assert (dspy_traces.tokens(), dspy_traces.cost_usd(), dspy_traces.retries()) == ({}, 0, 0)
+    openai_server.script(chat(counts=usage(10, 2)))
+    lm = openai_server.lm("litellm")
+    for question in ("why?", "how?"):
+        lm(question)
+    tokens = {name: dspy_traces.tokens()[name] for name in ("input_tokens", "output_tokens", "total_tokens")}
+    assert tokens == {"input_tokens": 20, "output_tokens": 4, "total_tokens": 24}
+    assert dspy_traces.cost_usd() == pytest.approx(2 * (10 * 0.15e-6 + 2 * 0.6e-6))
+
+
+def test_as_a_text_traces_are_trees(dspy_traces):
+    """The text has a line for each span with name, type and time, tokens and cost; errors by their first line."""
+
+    def broken():
+        raise ValueError("it broke\n" + "x" * 300)
+
+    assert str(dspy_traces) == "no trace"
+    Program()(question="why?")
+    with pytest.raises(ValueError, match="it broke"):
+        Calling(broken)()
+    told = [re.sub(r"tr-\w+|\d+\.\d ms", "·", line) for line in str(dspy_traces).splitlines()]
+    assert told == [
+        "· OK",
+        "Program  CHAIN  ·",
+        "└─ Program.generate  CHAIN  ·",
+        "   └─ Program.generate.predict  CHAIN  ·",
+        "      ├─ ChatAdapter.format  PARSER  ·",
+        "      ├─ dummy  CHAT_MODEL  ·",
+        "      └─ ChatAdapter.parse  PARSER  ·",
+        "",
+        "· ERROR",
+        "Calling  CHAIN  ·  ERROR ValueError: it broke",
     ]
 
-def test_isolated(dspy_traces):
-    assert dspy_traces.all() == []
-"""
 
-UNUSED = """
-import sys
+def test_nothing_in_a_trace_moves_a_cursor(memory_traces):
+    """Control characters of names and messages are shown as escapes, and a long message is cut."""
 
-def test_nothing_heavy_is_imported():
-    assert [name for name in ("dspy", "mlflow") if name in sys.modules] == []
-"""
+    def broken():
+        raise ValueError("\x1b[31mred" + "x" * 300)
 
-
-@pytest.mark.parametrize("tests", [TESTS_OF_A_USER, UNUSED])
-def test_a_users_project_has_the_fixture(tmp_path, tests):
-    """The fixture is there without a line of configuration, and costs nothing until a test asks for it."""
-    (tmp_path / "test_mine.py").write_text(tests)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "test_mine.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    with pytest.raises(ValueError), mlflow.start_span("\x1b[2Jgone"):
+        Calling(broken)()
+    text = str(memory_traces)
+    assert "\x1b" not in text
+    assert "\\x1b[2Jgone  UNKNOWN" in text
+    assert f"ERROR ValueError: \\x1b[31mred{'x' * 177}…\n" in f"{text}\n"
