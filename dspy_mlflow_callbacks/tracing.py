@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
+from dspy_mlflow_callbacks.describe.examples import inputs_of, tags_of
 from dspy_mlflow_callbacks.events import (
     EMPTY,
     CallEnd,
     CallKind,
     CallStart,
+    EvaluatedExample,
     SpanEnd,
     new_call_end,
     new_call_start,
@@ -23,7 +27,7 @@ from dspy_mlflow_callbacks.events import (
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
-from dspy_mlflow_callbacks.spans.engine import Engine
+from dspy_mlflow_callbacks.spans.engine import NEW_TRACE, Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
 from dspy_mlflow_callbacks.stats import Counters, Stats
@@ -44,6 +48,7 @@ class Tracing:
         counters: Where calls are counted.
         lost: Told of each error that cost a span.
         capture: Which content is recorded.
+        evaluate: How the examples of evaluations are recorded: the option of this name.
         open_spans: The calls of the process that are open.
     """
 
@@ -55,10 +60,12 @@ class Tracing:
         lost: Callable[[Exception], object],
         *,
         capture: Capture = EVERYTHING,
+        evaluate: str = "linked",
         open_spans: OpenSpans = OPEN_SPANS,
     ) -> None:
         self.chain = chain
         self.lost = lost
+        self.evaluate = evaluate
         self._engine = engine
         self._counters = counters
         self._capture = capture
@@ -109,6 +116,53 @@ class Tracing:
             if parent is not None and call_id not in self._open_spans:
                 self._open_spans.add(call_id, parent)  # what runs below nests where the lost span would have stood
             raise
+
+    def start_example(
+        self, call_id: str, example: EvaluatedExample, evaluation: OpenCall, *, is_linked: bool
+    ) -> str | None:
+        """Open the span of an example of an evaluation that this opened; return the id of the trace it is in, if any.
+
+        Args:
+            call_id: The id of the call.
+            example: The example.
+            evaluation: The evaluation.
+            is_linked: Whether the example is a trace of its own.
+        """
+        if self._engine.is_suppressed():
+            self._hold_dropped(call_id, self._engine.mute(evaluation.span, call_id), is_suppressed=True)
+            return None
+        try:
+            call = self._example(call_id, example, evaluation, is_linked=is_linked)
+            self._begin(call, evaluation, NEW_TRACE if is_linked else evaluation.span)
+        except BaseException:
+            if call_id not in self._open_spans:
+                self._open_spans.add(call_id, evaluation)
+            raise
+        held = self._open_spans.get(call_id)
+        return held.span.trace_id if held is not None and not held.is_dropped else None
+
+    def _example(self, call_id: str, example: EvaluatedExample, evaluation: OpenCall, *, is_linked: bool) -> CallStart:
+        enclosing: Any = evaluation.start
+        scope = self._engine.scope() if is_linked else None
+        inputs = inputs_of(example.example)
+        return new_call_start(
+            kind=CallKind.EXAMPLE,
+            call_id=call_id,
+            parent=enclosing,
+            parent_call_id=evaluation.call_id,
+            root_call_id=call_id if is_linked else enclosing.root_call_id,
+            instance=example,
+            inputs=inputs,
+            name=name_of(CallKind.EXAMPLE, example, inputs, enclosing),
+            is_entry=is_linked,
+            is_sampled=True,
+            begins_trace=is_linked,
+            settings=dspy_internals.settings,
+            scope=scope,
+            tags=(tags_of(example) if scope is None else {**tags_of(example), **scope.tags}) if is_linked else EMPTY,
+            metadata=EMPTY if scope is None else scope.metadata,
+            locator=self._engine.experiment,
+        )
 
     def _call(
         self,
@@ -187,7 +241,9 @@ class Tracing:
             call.span.close(_NOTHING)
             return
         if not call.is_hidden:
-            self._finish(call, call.start, new_call_end(call_id=call_id, outputs=outputs, exception=exception))
+            said = EMPTY if call.at_end is None else call.at_end()
+            end = new_call_end(call_id=call_id, outputs=outputs, exception=exception, attributes=said)
+            self._finish(call, call.start, end)
         if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
             self._note_parsed(call.start)
 
@@ -196,7 +252,7 @@ class Tracing:
         kept = self.chain.on_start(call)
         if kept is None:
             muted = self._engine.mute(above, call.call_id)
-            self._hold_dropped(call.call_id, muted, is_final=False, around=parent)
+            self._hold_dropped(call.call_id, muted, is_final=False, around=None if call.begins_trace else parent)
             return True
         if kept.is_hidden:
             self._hold_hidden(kept, parent)
@@ -222,6 +278,8 @@ class Tracing:
         self._note_adapter(call, parent)
 
     def _hold_hidden(self, call: CallStart, parent: OpenCall | None) -> None:
+        if call.begins_trace:
+            call = attrs.evolve(call, begins_trace=False)
         span, trace = (None, {}) if parent is None else (parent.span, parent.trace)
         held = OpenCall(call.call_id, call, span, self, trace)
         self._open_spans.add(call.call_id, held)
@@ -320,4 +378,11 @@ def _with_cpu_time(end: SpanEnd, started: tuple[int, int]) -> SpanEnd:
         return end
     seconds = (time.thread_time_ns() - started[1]) / 1e9
     attributes = {**end.attributes, "dspy.cpu_time_s": repr(seconds)}
-    return new_span_end(outputs=end.outputs, attributes=attributes, later=end.later, events=end.events, error=end.error)
+    return new_span_end(
+        outputs=end.outputs,
+        attributes=attributes,
+        later=end.later,
+        events=end.events,
+        error=end.error,
+        feedback=end.feedback,
+    )

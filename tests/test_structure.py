@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "losses": {"stats", "middleware", "payload", "tail_sampling", "spans"},
     "flushing": {"export"},
     "peers": {"stats", "mlflow_internals"},
+    "evaluating": {"events", "dspy_internals", "describe", "spans", "tracing"},
     "tracing": {"events", "stats", "dspy_internals", "lm_internals", "middleware", "describe", "spans", "export"},
     "callbacks": {
         "events",
@@ -52,6 +53,7 @@ MAY_IMPORT = {
         "losses",
         "flushing",
         "tracing",
+        "evaluating",
         "peers",
     },
     "runs": {"stats", "dspy_internals", "mlflow_internals", "payload", "describe", "spans"},

@@ -15,6 +15,7 @@ from dspy_mlflow_callbacks.config.environment import Wrong, variable_of
 from dspy_mlflow_callbacks.config.options import (
     default_text,
     documentation,
+    manner,
     number_above,
     number_from,
     one_of,
@@ -47,9 +48,12 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 ENGINES = ("auto", "recorded", "native")
+EVALUATE = ("linked", "nested", "off")
 
 MAX_NAME_CHARACTERS = 500
 """The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
+
+_KINDS = [kind.value for kind in CallKind if kind is not CallKind.EXAMPLE]  # which is a part of an evaluation
 
 _LIMITS = Limits()
 
@@ -81,7 +85,7 @@ class TracingOptions(TypedDict, total=False):
     redact_keys: Iterable[str]
     redact_patterns: Iterable[str]
     redact_fields: Iterable[str]
-    evaluate: bool
+    evaluate: str | bool
     compile: bool
     engine: str
     tail_sampler: TailSampler | Mapping[str, Any] | None
@@ -192,8 +196,8 @@ class TracingConfig:
     events: frozenset[CallKind] | None = option(
         None,
         "The kinds of call that get spans; none is all.",
-        allowed=f"any of {', '.join(kind.value for kind in CallKind)}, and `adapter` and `interpreter` for all of "
-        "theirs, with commas between them, or a JSON list",
+        allowed=f"any of {', '.join(_KINDS)}, and `adapter` and `interpreter` for all of theirs, with commas between "
+        "them, or a JSON list",
         read=environment.as_list,
         check=lambda value: KindFilter(value).include,
     )
@@ -234,7 +238,14 @@ class TracingConfig:
         "Signature fields whose values are not stored.",
         lambda value: Redactor(fields=value).fields,
     )
-    evaluate: bool = _switch("Whether `dspy.Evaluate` is recorded, with what it runs.")
+    evaluate: str = option(
+        EVALUATE[0],
+        "How `dspy.Evaluate` is recorded: `linked` is a trace of the evaluation, and one for each example, tagged with "
+        "its id; `nested` is one trace with all examples in it; `off` records nothing of it, nor of what it runs.",
+        allowed=f"{', '.join(EVALUATE)}; true is linked, false is off",
+        read=environment.as_manner,
+        check=manner(EVALUATE),
+    )
     compile: bool = _switch("Whether optimizers are recorded, with what they run.")
     engine: str = option(
         "auto",
@@ -384,9 +395,8 @@ class TracingConfig:
             steps.append(TagInjector(self.tags, metadata=self.metadata, session_id=self.session_id, user=self.user))
         if self.sampling_rules:
             steps.append(RuleSampler(self.sampling_rules, self.sampling_ratio))
-        dropped = [
-            kind for kind, kept in ((CallKind.EVALUATE, self.evaluate), (CallKind.COMPILE, self.compile)) if not kept
-        ]
+        switches = ((CallKind.EVALUATE, self.evaluate != "off"), (CallKind.COMPILE, self.compile))
+        dropped = [kind for kind, kept in switches if not kept]
         if dropped or self.events is not None:
             steps.append(KindFilter(self.events, dropped))
         if self.include or self.exclude:

@@ -5,6 +5,8 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed, directed_everywhere
+from dspy_mlflow_callbacks.dspy_internals.directing import directed
+from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
     SettingsOverride,
@@ -21,6 +23,7 @@ __all__ = [
     "HAS_ENGINES",
     "NO_CONNECTION",
     "Answer",
+    "HearsExamples",
     "KeptCallbacks",
     "OthersOnly",
     "SettingsOverride",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +27,7 @@ class OpenCall:
         around: The open call around a dropped one: calls below it that are recorded all the same nest there.
         cpu_started: Thread and its CPU time in nanoseconds when a root call started.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
+        at_end: Returns what is known of the call at its end besides, values by the attribute that they become.
     """
 
     call_id: str | None
@@ -39,6 +40,7 @@ class OpenCall:
     around: OpenCall | None = attrs.field(default=None, repr=False, kw_only=True)
     cpu_started: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
     unparsed: str | None = attrs.field(default=None, kw_only=True)
+    at_end: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False, kw_only=True)
 
     @property
     def is_dropped(self) -> bool:

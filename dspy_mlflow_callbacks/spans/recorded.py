@@ -75,6 +75,12 @@ class RecordedSpan(LightSpan):
         """What calls below nest in that are recorded all the same."""
         return self
 
+    @property
+    def trace_id(self) -> str:
+        """MLflow's id of the trace."""
+        trace_id: str = self.trace.trace_id
+        return trace_id
+
     def described(self) -> dict[str, Any]:
         """Return the attributes as the call gives them so far, and let go of what the call holds."""
         start = self._start
@@ -103,6 +109,8 @@ class RecordedSpan(LightSpan):
             if end.outputs is not None:
                 self.take(internals.OUTPUTS, end.outputs)
             self._take_end(end)
+            if end.feedback is not None:
+                self.trace.judged.append((self, end.feedback))
         finally:
             self.end()
             if self.is_entry:
