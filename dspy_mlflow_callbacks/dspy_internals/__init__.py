@@ -5,7 +5,6 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed, directed_everywhere
-from dspy_mlflow_callbacks.dspy_internals.directing import directed
 from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
