@@ -84,6 +84,7 @@ from dspy_mlflow_callbacks.mlflow_internals.scopes import (
 )
 from dspy_mlflow_callbacks.mlflow_internals.stores import (
     ServerError,
+    attribute_text,
     in_workspace,
     link_prompts,
     link_run,
@@ -126,6 +127,7 @@ __all__ = [
     "active_experiment_id",
     "as_active_run",
     "attachments_of",
+    "attribute_text",
     "attributes_of_trace",
     "calling_run",
     "complete_info",
