@@ -15,8 +15,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 # Nor may the user's own spool get a test's traces, or give it others.
-_STATE = tempfile.mkdtemp(prefix="state_")
-os.environ["XDG_STATE_HOME"] = _STATE
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state_")
 
 import dspy
 import mlflow
@@ -31,6 +30,8 @@ from dspy_mlflow_callbacks import MlflowCallback, TracingConfig, dspy_internals,
 from dspy_mlflow_callbacks.config import variable_of
 from dspy_mlflow_callbacks.spans.engine import ENGINES
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
+
+_STATE = os.environ["XDG_STATE_HOME"]
 
 # The options of whoever runs the tests are not the tests'.
 for _variable in [name for name in os.environ if name.startswith("DSPY_MLFLOW_")]:
