@@ -30,6 +30,9 @@ class Stats:
             not tell.
         lost: Traces that ended and are not stored: there was no room for them while the store was away, or it refused
             them.
+        spooled: Traces that left for the spool, since their store was away: whichever process finds them there
+            delivers them, and they do not count as `stored` here.
+        dead_lettered: Of the lost ones, those that the spool keeps with the reason why their store refused them.
         open: Calls of the process that have started and not ended.
         queued: Traces of the process that have ended and wait to be stored.
         bytes: Roughly how many bytes these hold.
@@ -41,6 +44,8 @@ class Stats:
     failed: int
     stored: int
     lost: int
+    spooled: int
+    dead_lettered: int
     open: int
     queued: int
     bytes: int
@@ -63,14 +68,16 @@ class _Count:
             return value
 
 
+_COUNTED = ("started", "ended", "dropped", "failed", "stored", "lost", "spooled", "dead_lettered")
+
+
 class Counters:
     """The counts behind `Stats`; adding to one is safe from any thread."""
 
     def __init__(self) -> None:
-        self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
-        self.started, self.ended, self.dropped, self.failed, self.stored, self.lost = (
-            count.add for count in self._counts.values()
-        )
+        self._counts = {name: _Count() for name in _COUNTED}
+        self.started, self.ended, self.dropped, self.failed = (self._counts[name].add for name in _COUNTED[:4])
+        self.stored, self.lost, self.spooled, self.dead_lettered = (self._counts[name].add for name in _COUNTED[4:])
         """Each counts one more."""
 
     def stats(self, **of_process: int) -> Stats:
@@ -97,10 +104,17 @@ class WarnNotStored(WarnOnce):
 
     _MAX_REASON_CHARACTERS = 300
 
-    def store(self, uri: str, reason: str) -> None:
-        """Say that traces are not stored in *uri*, and why; credentials are left out."""
+    def store(self, uri: str, reason: str, *, may_wait: bool = False) -> None:
+        """Say that traces are not stored in *uri*, and why; credentials are left out.
+
+        Args:
+            uri: The store.
+            reason: What it says.
+            may_wait: Whether they are kept in a spool meanwhile.
+        """
         first = without_credentials(reason).strip().partition("\n")[0][: self._MAX_REASON_CHARACTERS]
-        self(uri, f"Traces are not stored in {without_credentials(uri)}: {first}. The program goes on without them.")
+        rest = "They are kept in the spool." if may_wait else "The program goes on without them."
+        self(uri, f"Traces are not stored in {without_credentials(uri)}: {first}. {rest}")
 
 
 def without_credentials(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import uuid
 
 # Before dspy is imported: LiteLLM would download its price map, MLflow would send telemetry, and DSPy would answer
 # from what it once cached in the user's folder.
@@ -14,6 +15,8 @@ os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tempfile.mkdtemp(prefix='mlflow
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
+# Nor may the user's own spool get a test's traces, or give it others.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state_")
 
 import dspy
 import mlflow
@@ -29,6 +32,8 @@ from dspy_mlflow_callbacks.config import variable_of
 from dspy_mlflow_callbacks.spans.engine import ENGINES
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.testing import capture_traces
+
+_STATE = os.environ["XDG_STATE_HOME"]
 
 # The options of whoever runs the tests are not the tests'.
 for _variable in [name for name in os.environ if name.startswith("DSPY_MLFLOW_")]:
@@ -49,6 +54,12 @@ def pytest_ignore_collect(collection_path, config):
     """Leave out, on the native engine, what is not about it."""
     is_native = config.getoption("--engine") == "native"
     return True if is_native and collection_path.name.startswith(_OF_THE_DEFAULT_ENGINE) else None
+
+
+@pytest.fixture(autouse=True)
+def _own_spool(monkeypatch):
+    """Give each test a spool of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", f"{_STATE}/{uuid.uuid4().hex}")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -90,6 +91,10 @@ ROWS = [
     _row("max_block_s", "0.5", 0.5, given=2, other=0.25),
     _row("exit_timeout_s", "0", 0, given=2.5, other=30),
     _row("max_open_s", "60", 60, given=0.5, other=3600),
+    _row("spool_dir", "/var/spool/traces", "/var/spool/traces", given=Path("here"), kept="here", other=""),
+    _row("max_spool_bytes", "1000000", 1_000_000, given=1, other=5_000),
+    _row("max_spool_age_s", "3600", 3600, given=0.5, other=60),
+    _row("durable", "FSYNC", "fsync", given=True, other="fsync"),
     _row("verbosity", "error", "error", given="debug", other="silent"),
 ]
 
@@ -141,6 +146,13 @@ WRONG_ARGUMENTS = [
     ("exit_timeout_s", float("inf"), ValueError, "must be a number from 0 on, got inf"),
     ("max_open_s", 0.0, ValueError, "must be a number above 0, got 0.0"),
     ("max_open_s", None, TypeError, "must be a number above 0, got None"),
+    ("spool_dir", 7, TypeError, "must be a path, got 7"),
+    ("spool_dir", b"here", TypeError, "must be a path, got b'here'"),
+    ("spool_dir", "a\0b", ValueError, r"must be a path, got 'a\\x00b'"),
+    ("max_spool_bytes", 0, ValueError, "must be a whole number from 1 on, got 0"),
+    ("max_spool_age_s", 0, ValueError, "must be a number above 0, got 0"),
+    ("durable", "always", ValueError, "must be True, False or 'fsync', got 'always'"),
+    ("durable", 1, TypeError, "must be True, False or 'fsync', got 1"),
     ("verbosity", "loud", ValueError, "must be one of silent, error, warning, info, debug, got 'loud'"),
     ("verbosity", [], ValueError, r"must be one of silent, error, warning, info, debug, got \[\]"),
 ]
@@ -188,5 +200,9 @@ WRONG_TEXTS = [
     ("max_block_s", "0", "must be a number above 0, got 0.0"),
     ("exit_timeout_s", "long", "must be a number"),
     ("max_open_s", "nan", "must be a number above 0, got nan"),
+    ("spool_dir", "a\0b", "must be a path, got 'a\\x00b'"),
+    ("max_spool_bytes", "much", "must be a whole number"),
+    ("max_spool_age_s", "0", "must be a number above 0, got 0.0"),
+    ("durable", "always", _SWITCH),
     ("verbosity", "loud", "must be one of silent, error, warning, info, debug, got 'loud'"),
 ]

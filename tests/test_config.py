@@ -98,10 +98,18 @@ def test_a_default_as_argument_beats_the_variable(monkeypatch, row):
 
 
 @pytest.mark.parametrize("text", ["", "  "])
-@every_option
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name != "spool_dir"], ids=lambda row: row.name)
 def test_an_empty_variable_is_unset(row, text):
     """A variable without a text leaves the default, and nothing is said of it."""
     assert TracingConfig.from_env({variable_of(row.name): text}) == TracingConfig()
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_spool_folder_is_no_spool(text):
+    """The variable of the spool's folder is the one to which empty says something."""
+    config = TracingConfig.from_env({"DSPY_MLFLOW_SPOOL_DIR": text})
+    assert (config.spool_dir, config.limits().spool) == ("", None)
+    assert TracingConfig.from_env({}).limits().spool is not None
 
 
 def test_all_variables_together():

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "spans": {"events", "stats", "background", "mlflow_internals", "payload", "tail_sampling", "export"},
     "losses": {"stats", "middleware", "payload", "tail_sampling", "spans"},
     "flushing": {"export"},
+    "spooled": {"export", "mlflow_internals"},
     "peers": {"stats", "mlflow_internals"},
     "evaluating": {"events", "dspy_internals", "describe", "spans", "tracing"},
     "tracing": {"events", "stats", "dspy_internals", "lm_internals", "middleware", "describe", "spans", "export"},
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "startup": {"autostart"},
     "markdown": set(),
     "compare": {"stats", "markdown"},
-    "cli": {"stats", "config", "autostart", "compare", "replaying"},
+    "cli": {"stats", "config", "autostart", "compare", "replaying", "export"},
     "__main__": {"cli"},
     "programs": {"stats", "secrets", "config", "scopes", "describe", "dspy_internals", "callbacks"},
     "replaying": {
@@ -77,6 +78,7 @@ MAY_IMPORT = {
         "describe",
         "spans",
         "flushing",
+        "spooled",
         "callbacks",
     },
     "trace_text": set(),
@@ -111,6 +113,7 @@ MLFLOW_ROOMS = {
     "runs",
     "programs",
     "replaying",
+    "spooled",
     "testing",
     "trace_text",
 }

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import dspy_mlflow_callbacks
-from dspy_mlflow_callbacks.cli import comparing, replaying, running
+from dspy_mlflow_callbacks.cli import comparing, replaying, running, spooling
 
 # Each has `add(commands)`, which adds a parser that sets `does`: what is called with what was said and returns the
 # exit status.
-_COMMANDS = (running, replaying, comparing)
+_COMMANDS = (running, replaying, comparing, spooling)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -37,6 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     replay.add_argument("--mode", choices=("strict", "lenient", "live"), default="strict", help="default: strict")
     replay.add_argument("--tools", choices=("recorded", "live"), default="recorded", help="default: recorded")
     replay.add_argument("--from-span", metavar="SPAN", help="with --mode live: from this id or name on the LM is real")
+    replay.add_argument("--spool-dir", metavar="DIR", help="the spool in which it may still wait for its store")
     replay.add_argument("--json", action="store_true", help="print JSON instead of a report")
     replay.set_defaults(does=_replay)
 
@@ -46,7 +47,14 @@ def _replay(said: argparse.Namespace) -> int:
 
     try:
         program = None if said.program is None else _program(said.program)
-        done = replay(said.trace, program, mode=said.mode, tools=said.tools, from_span=said.from_span)
+        done = replay(
+            said.trace,
+            program,
+            mode=said.mode,
+            tools=said.tools,
+            from_span=said.from_span,
+            spool_dir=said.spool_dir,
+        )
     except (ReplayError, _ProgramError, ValueError, TypeError) as error:
         complain(f"dspy-mlflow replay: {error}")
         return REFUSED

@@ -45,10 +45,13 @@ def variable_of(option: str) -> str:
 
 
 def read(option: attrs.Attribute[Any], environ: Mapping[str, str]) -> Any:
-    """Return what the variable of an option says: its value, None where it is unset or empty, or a `Wrong`."""
+    """Return what the variable of an option says: its value, None where it is unset or empty, or a `Wrong`.
+
+    A variable that is empty is unset, but for the options to which empty says something.
+    """
     variable = variable_of(option.name)
     text = environ.get(variable, "").strip()
-    if not text:
+    if not text and not (option.metadata["takes_empty"] and variable in environ):
         return None
     try:
         return option.metadata["check"](option.metadata["read"](text))

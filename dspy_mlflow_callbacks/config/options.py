@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ def option(
     check: Callable[[Any], Any],
     unit: str = "",
     is_hashable: bool = True,
+    takes_empty: bool = False,
 ) -> Any:
     """Return the field of an option.
 
@@ -35,6 +37,7 @@ def option(
         check: Returns a value as it is kept, or raises TypeError or ValueError.
         unit: What a number is measured in.
         is_hashable: Whether its values can be hashed.
+        takes_empty: Whether an empty text is a value, in its variable too.
     """
 
     def convert(value: Any, _: object, field: attrs.Attribute[Any]) -> Any:
@@ -46,7 +49,7 @@ def option(
             raise kind(message) from None
 
     converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
-    metadata = {"doc": doc, "allowed": allowed, "read": read, "check": check, "unit": unit}
+    metadata = {"doc": doc, "allowed": allowed, "read": read, "check": check, "unit": unit, "takes_empty": takes_empty}
     return attrs.field(default=default, converter=converter, metadata=metadata, hash=None if is_hashable else False)
 
 
@@ -166,6 +169,33 @@ def true_or_false(value: Any) -> bool:
         message = f"must be True or False, got {value!r}"
         raise TypeError(message)
     return value
+
+
+def true_or_false_or(word: str) -> Callable[[Any], bool | str]:
+    """Return a check that a value is a bool, or *word*."""
+
+    def check(value: Any) -> bool | str:
+        if isinstance(value, bool):
+            return value
+        if value == word:
+            return word
+        message = f"must be True, False or {word!r}, got {value!r}"
+        raise (ValueError if isinstance(value, str) else TypeError)(message)
+
+    return check
+
+
+def folder_or_nothing(value: Any) -> str | None:
+    """Return a folder's path as a text; an empty one and None stay."""
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(text := os.fspath(value), str):
+        message = f"must be a path, got {value!r}"
+        raise TypeError(message)
+    if "\0" in text:
+        message = f"must be a path, got {value!r}"
+        raise ValueError(message)
+    return text
 
 
 def text_of_at_most(max_characters: int) -> Callable[[Any], str]:

@@ -15,6 +15,7 @@ from dspy_mlflow_callbacks.config.environment import Wrong, variable_of
 from dspy_mlflow_callbacks.config.options import (
     default_text,
     documentation,
+    folder_or_nothing,
     manner,
     number_above,
     number_from,
@@ -25,10 +26,12 @@ from dspy_mlflow_callbacks.config.options import (
     refuse_unknown,
     text_of_at_most,
     true_or_false,
+    true_or_false_or,
     whole_number_from,
 )
 from dspy_mlflow_callbacks.config.verbosity import VERBOSITIES, lets_warn
 from dspy_mlflow_callbacks.events import EMPTY, CallKind, CallStart
+from dspy_mlflow_callbacks.export.spool.settings import FSYNC, SpoolSettings, default_folder
 from dspy_mlflow_callbacks.export.waiting import Limits
 from dspy_mlflow_callbacks.middleware import (
     KindFilter,
@@ -56,6 +59,7 @@ MAX_NAME_CHARACTERS = 500
 _KINDS = [kind.value for kind in CallKind if kind is not CallKind.EXAMPLE]  # which is a part of an evaluation
 
 _LIMITS = Limits()
+_SPOOL = SpoolSettings(folder="")
 
 _WITHOUT_WHOLE_TRACES = "a tail sampler needs whole traces, which engine='native' does not have"
 
@@ -95,6 +99,10 @@ class TracingOptions(TypedDict, total=False):
     max_block_s: float
     exit_timeout_s: float
     max_open_s: float
+    spool_dir: str | os.PathLike[str] | None
+    max_spool_bytes: int
+    max_spool_age_s: float
+    durable: bool | str
     verbosity: str | None
 
 
@@ -297,6 +305,33 @@ class TracingConfig:
         "After how long a trace that is still running is stored so far, as in progress; the rest follows (recorded "
         "engine).",
     )
+    spool_dir: str | None = option(
+        None,
+        "The folder of the spool, where traces wait that their store does not take, until any process that has the "
+        "same one delivers them (recorded engine); none is `dspy_mlflow_callbacks/spool` in the user's state folder "
+        "(`XDG_STATE_HOME`, `~/.local/state`). Empty, in the variable too, is no spool.",
+        allowed="a path",
+        read=str,
+        check=folder_or_nothing,
+        takes_empty=True,
+    )
+    max_spool_bytes: int = _count(
+        _SPOOL.max_bytes,
+        "The most that the traces in the spool hold; the oldest make room for others.",
+        unit="bytes",
+    )
+    max_spool_age_s: float = _seconds(
+        _SPOOL.max_age_s,
+        "After how long a trace in the spool is dropped.",
+    )
+    durable: bool | str = option(
+        default=False,
+        doc="Whether each trace is written to the spool before the call that ends it returns, so that it is stored "
+        "even if the process is killed; `fsync` also waits for the disk, for power cuts (recorded engine).",
+        allowed="true, false, fsync",
+        read=lambda text: text.lower() if text.lower() == FSYNC else environment.as_bool(text),
+        check=true_or_false_or(FSYNC),
+    )
     verbosity: str | None = option(
         None,
         "What this package logs, under the logger `dspy_mlflow_callbacks`: `silent` is nothing at all; none leaves the "
@@ -382,6 +417,19 @@ class TracingConfig:
             max_bytes=self.max_queue_bytes,
             on_full=self.on_full,
             max_block_s=self.max_block_s,
+            spool=self.spool(),
+        )
+
+    def spool(self) -> SpoolSettings | None:
+        """Return where traces wait that their store does not take; None for nowhere."""
+        folder = default_folder() if self.spool_dir is None else self.spool_dir
+        if not folder:
+            return None
+        return SpoolSettings(
+            folder=os.path.abspath(os.path.expanduser(folder)),  # noqa: PTH100, PTH111  (texts, of a program that may move)
+            max_bytes=self.max_spool_bytes,
+            max_age_s=self.max_spool_age_s,
+            durable=self.durable,
         )
 
     def middleware(self) -> tuple[Middleware, ...]:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import attrs
 
+from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
 from dspy_mlflow_callbacks.export.waiting import Destination, Prepared, Waiting
 from dspy_mlflow_callbacks.mlflow_internals import Feedback
 
@@ -24,6 +25,9 @@ class Entry:
         packed: How many spans *body* has.
         refusals: How often the store failed over it alone.
         stored_before: How many traces the store had taken when it first did.
+        spool: Where it may wait instead of in memory.
+        row: What it is in that spool; 0 if it is not there.
+        is_preparing: Whether a thread has begun to find out what leaves of it.
     """
 
     number: int
@@ -34,6 +38,9 @@ class Entry:
     packed: int = 0
     refusals: int = 0
     stored_before: int = 0
+    spool: SpoolSettings | None = None
+    row: int = 0
+    is_preparing: bool = False
 
     @property
     def leaves(self) -> Prepared:

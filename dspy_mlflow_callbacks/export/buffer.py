@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from dspy_mlflow_callbacks.export.batch import Entry
 from dspy_mlflow_callbacks.export.waiting import Limits, Waiting
@@ -34,6 +35,7 @@ class Buffer:
         self.puts = 0
         self.leaves = 0
         self.size = 0
+        self.is_ending = False  # the program does
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -51,21 +53,27 @@ class Buffer:
             self._limits = limits
             if not self._has_room(size, limits) and not self._get_room(size, limits):
                 return False
-            self._wait(self._hold(trace, size))
+            self._wait(self._hold(trace, size, limits))
         return True
 
-    def hold(self, trace: Waiting) -> Entry:
+    def hold(self, trace: Waiting, limits: Limits | None = None) -> Entry:
         """Add a trace that does not wait for the worker."""
         with self._lock:
-            return self._hold(trace, trace.size)
+            return self._hold(trace, trace.size, limits)
+
+    def is_full(self, limits: Limits) -> bool:
+        """Return whether there is more than *limits* allow."""
+        with self._lock:
+            return len(self._held) > limits.max_traces or self.size > limits.max_bytes
 
     def wait_again(self, entry: Entry) -> None:
         """Let a trace that is held wait for the worker."""
         with self._lock:
             self._wait(entry)
 
-    def _hold(self, trace: Waiting, size: int) -> Entry:
-        entry = self._held[self.puts] = Entry(self.puts, trace, size)
+    def _hold(self, trace: Waiting, size: int, limits: Limits | None) -> Entry:
+        spool = None if limits is None else limits.spool
+        entry = self._held[self.puts] = Entry(self.puts, trace, size, spool=spool)
         self.puts += 1
         self.size += size
         return entry
@@ -121,11 +129,22 @@ class Buffer:
         with self._lock:
             return list(self._held.values())
 
+    def end(self) -> None:
+        """Hear that the program ends."""
+        with self._lock:
+            self.is_ending = True
+            self._arrived.notify_all()
+
     def close(self) -> None:
         """Let nobody wait for what comes."""
         with self._lock:
             self.is_closed = True
             self._arrived.notify_all()
+
+    def gets_room(self, limits: Limits) -> bool:
+        """Wait until there is no more than *limits* allow, as long as they say; return whether there is."""
+        with self._lock:
+            return limits.on_full != "drop" and self._waits_for(lambda: not self.is_full(limits), limits)
 
     def _has_room(self, size: int, limits: Limits) -> bool:
         if not self._held:
@@ -135,10 +154,13 @@ class Buffer:
     def _get_room(self, size: int, limits: Limits) -> bool:
         if limits.on_full == "drop":
             return False
+        return self._waits_for(lambda: self._has_room(size, limits), limits)
+
+    def _waits_for(self, has_room: Callable[[], bool], limits: Limits) -> bool:
         # Where nothing moves, one call has waited for all. The others still let go of the interpreter: a program that
         # calls without a pause would keep the worker from moving anything.
         at_most_s = _BREATH_SECONDS if self._had_enough == self.leaves else limits.max_block_s
-        if self._left.wait_for(lambda: self._has_room(size, limits), at_most_s):
+        if self._left.wait_for(has_room, at_most_s):
             return True
         self._had_enough = self.leaves
         return False

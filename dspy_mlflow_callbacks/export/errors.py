@@ -22,11 +22,13 @@ class StoreAwayError(Exception):
     Args:
         reason: What the store said.
         may_be_the_batch: Whether the batch itself may be the reason.
+        retry_after_s: For how many seconds it asks to be left alone.
     """
 
-    def __init__(self, reason: object, *, may_be_the_batch: bool = False) -> None:
+    def __init__(self, reason: object, *, may_be_the_batch: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(without_credentials(str(reason)))
         self.may_be_the_batch = may_be_the_batch
+        self.retry_after_s = retry_after_s
 
 
 class RefusedError(Exception):
@@ -45,13 +47,13 @@ class RefusedError(Exception):
 def failure(error: Exception) -> StoreAwayError | RefusedError:
     """Return what an error of MLflow's client means for the batch."""
     if isinstance(error, internals.ServerError):
-        return _failure(error.status, error)
+        return _failure(error.status, error, error.retry_after_s)
     if isinstance(error, MlflowException):
         return _failure(error.get_http_status_code(), error.message)
     return RefusedError(repr(error))
 
 
-def _failure(status: int, reason: object) -> StoreAwayError | RefusedError:
+def _failure(status: int, reason: object, retry_after_s: float = 0.0) -> StoreAwayError | RefusedError:
     if status in _COME_AGAIN or (status >= _OWN_ERROR and status not in _NEVER):
-        return StoreAwayError(reason, may_be_the_batch=status == _OWN_ERROR)
+        return StoreAwayError(reason, may_be_the_batch=status == _OWN_ERROR, retry_after_s=retry_after_s)
     return RefusedError(reason, is_for_all=status in _WHOEVER_IT_IS)

@@ -8,9 +8,10 @@ from typing import Any, Literal, Protocol
 import attrs
 from attrs.validators import gt, in_, instance_of
 
+from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
 from dspy_mlflow_callbacks.mlflow_internals import Feedback
 
-Outcome = Literal["stored", "dropped", "failed"]
+Outcome = Literal["stored", "spooled", "dropped", "failed", "rejected"]
 
 
 @attrs.frozen(kw_only=True)
@@ -85,9 +86,16 @@ class Limits:
         max_bytes: The most bytes that wait.
         on_full: Whether the call that ends a trace waits for room (`block`), or the trace is dropped at once (`drop`).
         max_block_s: The most seconds that a call waits for room; then the trace is dropped.
+        spool: Where traces wait that their store does not take, or for which there is no room; None for nowhere.
     """
 
     max_traces: int = attrs.field(default=10_000, validator=[instance_of(int), gt(0)])
     max_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=[instance_of(int), gt(0)])
     on_full: str = attrs.field(default="block", validator=in_(("block", "drop")))
     max_block_s: float = attrs.field(default=5.0, validator=gt(0))
+    spool: SpoolSettings | None = None
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a trace is written to the spool before the call that ends it returns."""
+        return self.spool is not None and self.spool.durable is not False

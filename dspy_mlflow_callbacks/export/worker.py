@@ -5,24 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.buffer import NEVER, Buffer
 from dspy_mlflow_callbacks.export.delivery import Delivery
-from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.lanes import MOST_TRACES, Lanes
 from dspy_mlflow_callbacks.export.outcomes import Outcomes
 from dspy_mlflow_callbacks.export.pace import Work
 from dspy_mlflow_callbacks.export.packing import pack
+from dspy_mlflow_callbacks.export.redelivery import Redelivery
+from dspy_mlflow_callbacks.export.sending import Sender
+from dspy_mlflow_callbacks.export.spool.spools import Spools
 from dspy_mlflow_callbacks.export.waiting import Destination
 
 _MOST_SPANS = 500
 _MOST_BYTES = 1_000_000
-_MOST_REFUSALS = 5
 
-# A server that restarts is not worth a word.
-_FAILURES_UNTIL_SAID = 2
+# Under a load that does not end, what waits in spools has its turn now and then.
+_REDELIVERS_AFTER_SECONDS = 1.0
 
 
 class Worker:
@@ -32,13 +33,18 @@ class Worker:
         buffer: Where the traces are.
         delivery: Stores batches.
         outcomes: Hear what became of each trace.
+        spools: Where the traces of stores that are away wait.
     """
 
-    def __init__(self, buffer: Buffer, delivery: Delivery, outcomes: Outcomes) -> None:
+    def __init__(self, buffer: Buffer, delivery: Delivery, outcomes: Outcomes, spools: Spools) -> None:
         self._buffer = buffer
         self._delivery = delivery
         self._outcomes = outcomes
         self._lanes = Lanes()
+        self._sender = Sender(delivery, self._lanes)
+        self._redelivery = Redelivery(spools, self._sender, self._lanes, outcomes.away)
+        self._redelivered_at = time.monotonic()
+        self._is_idle = threading.Event()
         self._meets_calls = False
         self._thread = threading.Thread(target=self._run, name="dspy-mlflow-export", daemon=True)
 
@@ -55,6 +61,10 @@ class Worker:
         """Wait until the thread has ended, which it does when the buffer is closed."""
         self._thread.join(timeout_s)
 
+    def wait_until_idle(self, timeout_s: float) -> None:
+        """Wait until nothing can be done but to wait, for spooled traces as well."""
+        self._is_idle.wait(timeout_s)
+
     def _run(self) -> None:
         try:
             while not self._buffer.is_closed:
@@ -63,15 +73,28 @@ class Worker:
             self._delivery.close()
 
     def _work(self) -> None:
+        self._is_idle.clear()
         taken = self._buffer.take(NEVER)
         self._lanes.add(self._packed(taken) if self._meets_calls else taken)
+        self._spill()
         hurried = self._buffer.is_hurried
         found = self._lanes.next(hurried=hurried)
-        if found is None:
-            times = (self._lanes.due_in(hurried=hurried), self._delivery.rest())
-            self._buffer.wait(1, min((each for each in times if each is not None), default=None), patiently=hurried)
-        else:
+        if found is not None:
             self._work_on(*found)
+            if time.monotonic() >= self._redelivered_at + _REDELIVERS_AFTER_SECONDS and not hurried:
+                self._redeliver()
+        elif not self._redeliver():
+            self._wait()
+
+    def _wait(self) -> None:
+        hurried = self._buffer.is_hurried
+        times = (
+            self._lanes.due_in(hurried=hurried),
+            self._redelivery.due_in(hurried=hurried),
+            self._delivery.rest(),
+        )
+        self._is_idle.set()
+        self._buffer.wait(1, min((each for each in times if each is not None), default=None), patiently=hurried)
 
     def _packed(self, entries: list[Entry]) -> Iterator[Entry]:
         for entry in entries:
@@ -92,7 +115,7 @@ class Worker:
         with Work(self._buffer) as work:
             batch = self._next_batch(destination, lane, pace.most if is_gentle else MOST_TRACES)
             if batch.entries:
-                self._send(batch)
+                self._sender.send(batch, self)
         self._meets_calls = work.met_calls
         pace.rest(self._buffer, work, len(batch), len(self._lanes))
 
@@ -113,46 +136,48 @@ class Worker:
             size += entry.size
         return Batch(destination, entries)
 
-    def _send(self, batch: Batch) -> None:
-        try:
-            self._delivery.deliver(batch)
-        except RefusedError as error:
-            self._refused(batch, error)
-        except StoreAwayError as error:
-            self._away(batch, error)
-        except Exception as error:  # noqa: BLE001  (what cannot even be sent; the worker goes on)
-            self._refused(batch, RefusedError(repr(error)))
-        else:
-            self._lanes.route(batch.destination).succeed(len(batch))
-            for entry in batch.entries:
-                self._outcomes.stored(entry)
+    def _redeliver(self) -> bool:
+        """Send a batch of what waits in spools; return whether there was one."""
+        self._redelivered_at = time.monotonic()
+        hurried = self._buffer.is_hurried or self._buffer.is_ending
+        with Work(self._buffer) as work:
+            batch = self._redelivery.deliver(hurried=hurried)
+        if batch is None:
+            return False
+        self._meets_calls = work.met_calls
+        self._delivery.pace(batch.destination).rest(self._buffer, work, len(batch), len(self._lanes))
+        return True
 
-    def _refused(self, batch: Batch, error: RefusedError) -> None:
-        if error.is_for_all or len(batch) == 1:
-            for entry in batch.entries:
-                self._outcomes.failed(entry, error)
-        else:  # one bad trace does not take the others along
-            for half in batch.halves():
-                self._send(half)
+    def _spill(self) -> None:
+        """Let the traces of stores that are away wait in their spools, but where somebody waits for them."""
+        if self._buffer.is_hurried and not self._buffer.is_ending:
+            return
+        for destination, lane in self._lanes.away():
+            entries = [entry for entry in lane if entry.spool is not None]
+            ready = [entry for entry in entries if self._outcomes.prepare(entry)]
+            gone = {id(entry) for entry in self._outcomes.keep(ready)} | {id(entry) for entry in entries} - set(
+                map(id, ready)
+            )
+            self._lanes.replace(destination, [entry for entry in lane if id(entry) not in gone])
 
-    def _away(self, batch: Batch, error: StoreAwayError) -> None:
-        route = self._lanes.route(batch.destination)
-        route.fail()
-        if route.failures >= _FAILURES_UNTIL_SAID:
-            self._outcomes.away(batch.destination, error)
-        if error.may_be_the_batch and len(batch) == 1:
-            self._suspect(batch.entries[0], route.stored, error)
-        else:
-            if error.may_be_the_batch:
-                route.most = len(batch) // 2
-            self._lanes.put_back(batch.destination, batch.entries)
+    # What the sender tells.
 
-    def _suspect(self, entry: Entry, stored: int, error: StoreAwayError) -> None:
-        # The store has failed over this trace alone. If it takes others, this one is the reason.
-        if not entry.refusals:
-            entry.stored_before = stored
-        entry.refusals += 1
-        if entry.refusals >= _MOST_REFUSALS and stored > entry.stored_before:
-            self._outcomes.failed(entry, error)
-        else:
-            self._lanes.add([entry])
+    def stored(self, entries: Sequence[Entry]) -> None:
+        """Hear that traces are stored."""
+        self._outcomes.stored(entries)
+
+    def refused(self, entries: Sequence[Entry], error: Exception) -> None:
+        """Hear that traces will not be stored."""
+        self._outcomes.refused(entries, error)
+
+    def away(self, entries: Sequence[Entry], error: Exception) -> None:
+        """Hear that a store does not take these now."""
+        self._outcomes.away(entries, error)
+
+    def put_back(self, batch: Batch) -> None:
+        """Take traces back."""
+        self._lanes.put_back(batch.destination, batch.entries)
+
+    def put_last(self, entry: Entry) -> None:
+        """Take a trace back that may be the reason."""
+        self._lanes.add([entry])

@@ -91,6 +91,7 @@ from dspy_mlflow_callbacks.mlflow_internals.scopes import (
 )
 from dspy_mlflow_callbacks.mlflow_internals.stores import (
     ServerError,
+    attribute_text,
     in_workspace,
     link_prompts,
     link_run,
@@ -136,6 +137,7 @@ __all__ = [
     "add_feedback",
     "as_active_run",
     "attachments_of",
+    "attribute_text",
     "attributes_of_trace",
     "calling_run",
     "complete_info",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import StartTraceV3
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.export.utils import try_link_prompts_to_trace
+from mlflow.tracing.utils import dump_span_attribute_value
 from mlflow.tracing.utils.otlp import MLFLOW_EXPERIMENT_ID_HEADER, OTLP_TRACES_PATH
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import message_to_json, parse_dict
@@ -137,9 +140,10 @@ class ServerError(Exception):
     MLflow's own errors do not keep the HTTP status: of a 422 they make an internal error.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 def ask(uri: str, endpoint: str, method: str, **request: Any) -> Any:
@@ -155,8 +159,26 @@ def ask(uri: str, endpoint: str, method: str, **request: Any) -> Any:
     except MlflowException as error:
         raise ServerError(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
     if not response.ok:
-        raise ServerError(response.status_code, f"{endpoint} answered {response.status_code}: {response.text}")
+        reason = f"{endpoint} answered {response.status_code}: {response.text}"
+        raise ServerError(response.status_code, reason, _retry_after(response.headers.get("Retry-After")))
     return response
+
+
+def _retry_after(text: str | None) -> float:
+    """Return the seconds that a `Retry-After` says, as a number or as a date (RFC 9110, 10.2.3); 0 if it says none."""
+    if text is None:
+        return 0.0
+    try:
+        if text.strip().isdecimal():
+            return float(text)
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def attribute_text(value: Any) -> str:
+    """Return the JSON text as which MLflow keeps the value of a span's attribute."""
+    return str(dump_span_attribute_value(value))
 
 
 def upload_attachments(uri: str, info: Any, attachments: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,13 +14,24 @@ from mlflow.entities import Trace
 REFERENCE = "mlflow-attachment://"
 
 
-def with_attachments(trace: Trace) -> Callable[[Any], Any]:
+def with_attachments(trace: Trace, spooled: Mapping[str, Any]) -> Callable[[Any], Any]:
     """Return what puts the bytes of *trace*'s attachments into a payload, as data URIs, where they can be read.
 
     A reference stays where the artifact store does not have it or is away.
+
+    Args:
+        trace: The trace.
+        spooled: Attachments by id that wait with the trace in a spool.
     """
     location = trace.info.tags.get("mlflow.artifactLocation")
-    return lambda payload: _read_all(payload, lambda reference: _data_uri(location, reference) or reference)
+
+    def read(reference: str) -> str:
+        waiting = spooled.get(urlsplit(reference).netloc)
+        if waiting is not None:
+            return _as_uri(waiting.content_type, waiting.content_bytes)
+        return _data_uri(location, reference) or reference
+
+    return lambda payload: _read_all(payload, read)
 
 
 def is_reference(value: Any) -> bool:
@@ -47,4 +58,8 @@ def _data_uri(location: str | None, reference: str) -> str | None:
         data = Path(file).read_bytes()
     except Exception:  # noqa: BLE001  (whatever a store raises: the payload keeps its reference)
         return None
+    return _as_uri(content_type, data)
+
+
+def _as_uri(content_type: str, data: bytes) -> str:
     return f"data:{content_type};base64,{base64.b64encode(data).decode()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import attrs
 import mlflow
 from mlflow.entities import Span, Trace, TraceState
 
-from dspy_mlflow_callbacks.events import CallKind
+from dspy_mlflow_callbacks.events import EMPTY, CallKind
 from dspy_mlflow_callbacks.flushing import flush
 from dspy_mlflow_callbacks.replaying.attachments import with_attachments
 from dspy_mlflow_callbacks.replaying.errors import ReplayError
+from dspy_mlflow_callbacks.spooled import Spooled, SpoolError, SpoolSettings, find
 from dspy_mlflow_callbacks.stats import without_credentials
 
 # What a replay follows. Adapters and interpreters run again, and what they call stands below what called them.
@@ -92,14 +93,31 @@ class Recording:
         return [call for call in self.root.calls() if call.kind is kind]
 
 
-def read(trace_or_id: Trace | str | Path) -> Recording:
-    """Return the recording in a trace, in the store's trace of an id, or in a file that holds `trace.to_json()`.
+def read(trace_or_id: Trace | str | Path, spool: SpoolSettings | None = None) -> Recording:
+    """Return the recording in a trace, in the trace of an id, or in a file that holds `trace.to_json()`.
+
+    Args:
+        trace_or_id: The trace, its id or the file. An id is looked for in the spool first: where traces wait, the
+            store is away, and MLflow would ask it for minutes.
+        spool: The spool; None for none.
 
     Raises:
         TypeError: if it is none of these.
         ReplayError: if there is no such trace, or it does not hold one whole call of a DSPy program.
     """
+    if isinstance(trace_or_id, str) and spool is not None and not trace_or_id.endswith(".json"):
+        found = _from_spool(trace_or_id, spool)
+        if found is not None:
+            return recording_of(found.trace, found.attachments)
     return recording_of(_trace(trace_or_id))
+
+
+def _from_spool(trace_id: str, spool: SpoolSettings) -> Spooled | None:
+    flush()
+    try:
+        return find(trace_id, spool)
+    except SpoolError:  # the store may have it
+        return None
 
 
 def _trace(trace_or_id: Trace | str | Path) -> Trace:
@@ -134,15 +152,19 @@ def _from_store(trace_id: str) -> Trace:
         raise ReplayError(trace_id, [reason]) from error
 
 
-def recording_of(trace: Trace) -> Recording:
+def recording_of(trace: Trace, attachments: Mapping[str, Any] = EMPTY) -> Recording:
     """Return the recording in *trace*.
+
+    Args:
+        trace: The trace.
+        attachments: Binary content by id that is not in the artifact store yet.
 
     Raises:
         ReplayError: if it does not hold one whole call of a DSPy program.
     """
     spans = sorted(trace.data.spans, key=lambda span: (span.start_time_ns, span.parent_id is not None))
     reason = _why_not_whole(trace, spans)
-    roots = [] if reason else _tree(spans, with_attachments(trace))
+    roots = [] if reason else _tree(spans, with_attachments(trace, attachments))
     reason = reason or _why_no_program(roots)
     if reason is not None:
         raise ReplayError(trace.info.trace_id, [reason])

@@ -22,6 +22,7 @@ from dspy_mlflow_callbacks.replaying.recording import Recorded, Recording, read
 from dspy_mlflow_callbacks.replaying.report import Replay
 from dspy_mlflow_callbacks.replaying.results import report
 from dspy_mlflow_callbacks.replaying.session import Session
+from dspy_mlflow_callbacks.spooled import SpoolSettings
 
 MODES = ("strict", "lenient", "live")
 TOOLS = ("recorded", "live")
@@ -36,6 +37,7 @@ def replay(
     from_span: str | None = None,
     lm: Any = None,
     inputs: Mapping[str, Any] | None = None,
+    spool_dir: str | Path | None = None,
 ) -> Replay:
     """Run a program again on the answers of a stored trace: offline, for free, and with the same outcome.
 
@@ -55,6 +57,8 @@ def replay(
         from_span: With `live`: id or name of the span from which on the LM is real.
         lm: With `live`: the LM that is called; None is the program's own.
         inputs: The program's arguments by name; None is what was recorded.
+        spool_dir: The spool in which the trace may still wait for its store; None is that of the program's callback,
+            or of `DSPY_MLFLOW_SPOOL_DIR`.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -68,7 +72,7 @@ def replay(
         ```
     """
     _check(mode, tools, from_span, lm, inputs)
-    recording = read(trace_or_id)
+    recording = read(trace_or_id, _spool(program, spool_dir))
     fork = None if from_span is None else _fork(recording, from_span)
     found = programs.runnable(recording, program)
     _refuse_obstacles(recording, found.program, mode=mode, tools=tools, has_inputs=inputs is not None, fork=fork)
@@ -110,6 +114,13 @@ def _fork(recording: Recording, from_span: str) -> Recorded:
     raise ValueError(message)
 
 
+def _spool(program: Any, spool_dir: str | Path | None) -> SpoolSettings | None:
+    if spool_dir is not None:
+        return TracingConfig(spool_dir=spool_dir).spool()
+    callback = _callback_of(program)
+    return (TracingConfig.from_env() if callback is None else callback.config).spool()
+
+
 def _never(lm: Any) -> Any:
     raise AssertionError  # pragma: no cover  (only `live` calls an LM)
 
@@ -136,8 +147,7 @@ def _arguments(recording: Recording, program: Any, inputs: Mapping[str, Any] | N
 
 def _traced_by(program: Any) -> MlflowCallback:
     """Return a callback that traces the whole replay, with the settings of the one that traces the program."""
-    own = [*(getattr(program, "callbacks", None) or ()), *dspy.settings.get("callbacks", [])]
-    base = next((each for each in own if isinstance(each, TracingCallback)), None)
+    base = _callback_of(program)
     base = MlflowCallback(config=TracingConfig.from_env(enabled=True)) if base is None else base
     return base.alike(
         MlflowCallback,
@@ -150,3 +160,8 @@ def _traced_by(program: Any) -> MlflowCallback:
         include=(),
         exclude=(),
     )
+
+
+def _callback_of(program: Any) -> TracingCallback | None:
+    own = [*(getattr(program, "callbacks", None) or ()), *dspy.settings.get("callbacks", [])]
+    return next((each for each in own if isinstance(each, TracingCallback)), None)

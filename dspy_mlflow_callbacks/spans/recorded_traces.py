@@ -135,8 +135,13 @@ class RecordedTrace(ABC):
 
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Hear what became of the trace; see `export.waiting.Waiting`."""
-        if outcome != "dropped" or not self._is_dropped:
-            (self._settings.counters.stored if outcome == "stored" else self._settings.counters.lost)()
+        counters = self._settings.counters
+        if outcome in ("stored", "spooled"):
+            (counters.stored if outcome == "stored" else counters.spooled)()
+        elif outcome != "dropped" or not self._is_dropped:
+            counters.lost()
+            if outcome == "rejected":
+                counters.dead_lettered()
 
     def deliver_if_long(self) -> None:
         """Hand over the spans that have ended since the last time, if that was long ago."""
@@ -159,7 +164,7 @@ class RecordedTrace(ABC):
 
     def _deliver(self, *, at_once: bool) -> None:
         if at_once or self.tracer.recorder.is_synchronous:
-            self._settings.exporter.deliver_now(self)
+            self._settings.exporter.deliver_now(self, self._settings.limits)
         else:
             self._settings.exporter.put(self, self._settings.limits)
 
@@ -216,7 +221,7 @@ class PartOfTrace:
 
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
         """Hear what became of the part: what is not stored leaves again with the rest."""
-        if outcome != "stored":
+        if outcome not in ("stored", "spooled"):
             for span in self.spans:
                 span.is_delivered = False
 
