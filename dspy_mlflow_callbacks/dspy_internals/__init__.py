@@ -7,6 +7,7 @@ from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
+    OutsideCalls,
     SettingsOverride,
     active_call_id,
     hear_everywhere,
@@ -23,6 +24,7 @@ __all__ = [
     "Answer",
     "KeptCallbacks",
     "OthersOnly",
+    "OutsideCalls",
     "SettingsOverride",
     "active_call_id",
     "directed",

@@ -38,6 +38,8 @@ class Prepared:
         info: MLflow's `TraceInfo` where the trace carries what spans cannot; `start_trace` is called with it first.
         attachments: Binary content by attachment id (`mlflow.tracing.attachments.Attachment`).
         prompts: Prompt versions that are linked to the trace.
+        is_shared: Whether other processes add spans to the trace: *info* is merged then after the spans, so that the
+            store goes on to add up tokens and cost.
     """
 
     trace_id: str
@@ -45,6 +47,7 @@ class Prepared:
     info: Any = None
     attachments: Mapping[str, Any] = attrs.field(factory=dict)
     prompts: Sequence[Any] = ()
+    is_shared: bool = False
 
 
 class Waiting(Protocol):

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import attrs
+from opentelemetry.trace import TraceState
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
@@ -60,6 +61,8 @@ class RecordedTrace(ABC):
         spans: All spans, as they began; the first one is the root of what is recorded.
         size: Roughly how many bytes it holds.
     """
+
+    trace_state: TraceState | None = None  # OpenTelemetry's, where the trace came with one
 
     def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
         self.tracer = tracer
