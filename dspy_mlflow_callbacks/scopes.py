@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
-from contextlib import closing
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import EMPTY
 from dspy_mlflow_callbacks.middleware.tags import SESSION, USER, checked_text, checked_texts
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from dspy_mlflow_callbacks.scoped import Scoped
 
 
 def trace_context(
@@ -84,77 +79,25 @@ def suppress_tracing() -> TraceContext:
     return trace_context(enabled=False)
 
 
-class TraceContext:
+class TraceContext(Scoped):
     """What `trace_context` returns: a context manager, sync and async, and a decorator."""
 
+    called = "trace_context"
+
     def __init__(self, tags: dict[str, str], metadata: dict[str, str], enabled: bool | None) -> None:  # noqa: FBT001
+        super().__init__()
         self._tags = tags
         self._metadata = metadata
         self._enabled = enabled
-        self._open: list[internals.TraceScope] = []
 
     def __repr__(self) -> str:
         return f"TraceContext(tags={self._tags!r}, metadata={self._metadata!r}, enabled={self._enabled!r})"
 
-    def __enter__(self) -> None:
-        self._open.append(self._begun())
-
-    def __exit__(self, *_: object) -> None:
+    def _innermost(self) -> internals.TraceScope:
         # Used in many threads or in itself, it has many open: the innermost here is meant.
+        scope: internals.TraceScope
         scope = next((each for each in internals.open_scopes() if each in self._open), self._open[-1])
-        self._open.remove(scope)
-        scope.close()
-
-    async def __aenter__(self) -> None:
-        self.__enter__()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.__exit__()
-
-    def __call__(self, function: Function) -> Function:
-        """Return *function* so that it runs in the scope; a generator function's steps do, and not their consumer.
-
-        Raises:
-            TypeError: if *function* is no function, or a class.
-        """
-        if not callable(function) or isinstance(function, type):
-            message = f"trace_context decorates functions, got {function!r}"
-            raise TypeError(message)
-        wrapper: Any = functools.wraps(function)(self._wrapper_of(function))
-        return cast("Function", wrapper)
-
-    def _wrapper_of(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if inspect.isasyncgenfunction(function):
-            return self._in_async_steps(function)
-        if inspect.isgeneratorfunction(function):
-            return self._in_steps(function)
-        if inspect.iscoroutinefunction(function):
-
-            async def run_async(*args: Any, **kwargs: Any) -> Any:
-                return await self._awaited(function(*args, **kwargs))
-
-            return run_async
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with closing(self._begun()):
-                result = function(*args, **kwargs)
-            return self._in_scope(result)
-
-        return run
-
-    def _in_scope(self, result: Any) -> Any:
-        """Return what a function returned; what it only began, a stream or a coroutine, goes on in the scope."""
-        if inspect.isasyncgen(result):
-            return self._in_async_steps(lambda: result)()
-        if inspect.isgenerator(result):
-            return self._in_steps(lambda: result)()
-        if inspect.iscoroutine(result):
-            return self._awaited(result)
-        return result
-
-    async def _awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        with closing(self._begun()):
-            return await coroutine
+        return scope
 
     def _begun(self) -> internals.TraceScope:
         """Open a scope, and put what it says on the trace that is running here."""
@@ -165,49 +108,3 @@ class TraceContext:
 
     def _resumed(self) -> internals.TraceScope:
         return internals.TraceScope(self._tags, self._metadata, self._enabled)
-
-    def _in_steps(self, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Generator[Any, Any, Any]]:
-        def steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            generator = function(*args, **kwargs)
-            resume, opened = generator.__next__, self._begun
-            while True:
-                try:
-                    with closing(opened()):
-                        value = resume()
-                except StopIteration as end:
-                    return end.value
-                opened = self._resumed
-                try:
-                    resume = functools.partial(generator.send, (yield value))
-                except GeneratorExit:
-                    with closing(opened()):
-                        generator.close()
-                    raise
-                except BaseException as error:  # noqa: BLE001  (the consumer's: the generator's own to handle)
-                    resume = functools.partial(generator.throw, error)
-
-        return steps
-
-    def _in_async_steps(
-        self, function: Callable[..., AsyncGenerator[Any, Any]]
-    ) -> Callable[..., AsyncGenerator[Any, Any]]:
-        async def steps(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            generator = function(*args, **kwargs)
-            resume, opened = generator.__anext__, self._begun
-            while True:
-                try:
-                    with closing(opened()):
-                        value = await resume()
-                except StopAsyncIteration:
-                    return
-                opened = self._resumed
-                try:
-                    resume = functools.partial(generator.asend, (yield value))
-                except GeneratorExit:
-                    with closing(opened()):
-                        await generator.aclose()
-                    raise
-                except BaseException as error:  # noqa: BLE001  (the consumer's: the generator's own to handle)
-                    resume = functools.partial(generator.athrow, error)
-
-        return steps

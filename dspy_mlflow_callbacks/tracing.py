@@ -71,6 +71,10 @@ class Tracing:
         self._capture = capture
         self._open_spans = open_spans
 
+    def experiment(self) -> tuple[str, ...]:
+        """Return the id and the name of the experiment of traces that begin here; empty if the store does not say."""
+        return self._engine.experiment()
+
     def stats(self) -> Stats:
         """Return the counts of now."""
         return self._counters.stats(open=len(self._open_spans), queued=EXPORTER.queued, bytes=EXPORTER.queued_bytes)

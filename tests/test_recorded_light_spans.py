@@ -35,7 +35,7 @@ class Undescribed(LightSpan):
 
 def light(above=None, outer=None, trace=None):
     """Return a light span of a trace that nobody looks at."""
-    trace = trace or SimpleNamespace(otel_id=0xABC, is_in_memory=lambda: True)
+    trace = trace or SimpleNamespace(otel_id=0xABC, trace_state=None, is_in_memory=lambda: True)
     span = Undescribed("span", trace, 0xDEF, above=above, outer=outer)
     span._is_live = True  # to be asked for attributes is no look here
     return span

@@ -99,11 +99,10 @@ class TracingCallback(BaseCallback):
             PEERS.install(_hears)
 
     def _tracing_of(self, config: TracingConfig) -> Tracing:
-        steps = config.payload_steps() if self._own_payload_steps is None else self._own_payload_steps
         counters = Counters()
         losses = Losses(counters)
         settings = Settings(
-            payload_steps=PayloadSteps(steps),
+            payload_steps=self.payload_steps,
             on_loss=losses,
             counters=counters,
             limits=config.limits(),
@@ -145,6 +144,26 @@ class TracingCallback(BaseCallback):
         """
         self.origin = origin
         self._tracing = self._tracing_of(self.config)
+
+    @property
+    def payload_steps(self) -> PayloadSteps:
+        """What runs on all content before it leaves."""
+        own = self._own_payload_steps
+        return PayloadSteps(self.config.payload_steps() if own is None else own)
+
+    def experiment_id(self) -> str | None:
+        """Return the id of the experiment that a trace would go to that begins here; None if the store does not say."""
+        return next(iter(self._tracing.experiment()), None)
+
+    def narrowed(self, config: TracingConfig) -> TracingCallback:
+        """Return a callback with another configuration, which only takes away from what is recorded.
+
+        Own payload steps stay, and those that the configuration asks for run after them. It counts into `stats()` of
+        its own.
+        """
+        own = self._own_payload_steps
+        steps = None if own is None else (*own, *config.payload_steps())
+        return type(self)(config=config, middleware=self._own_middleware, payload_steps=steps)
 
     def unsayable(self) -> list[str]:
         """Return the names of the arguments that are no options, and that JSON so cannot say."""

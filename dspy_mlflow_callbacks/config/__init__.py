@@ -5,6 +5,7 @@ from __future__ import annotations
 from dspy_mlflow_callbacks.config.environment import variable_of
 from dspy_mlflow_callbacks.config.options import default_text, kept, refuse_unknown
 from dspy_mlflow_callbacks.config.saved import SavedConfig, read_saved
+from dspy_mlflow_callbacks.config.strictness import narrowing, stricter
 from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig, TracingOptions
 from dspy_mlflow_callbacks.config.verbosity import lets_warn, set_verbosity
 
@@ -16,8 +17,10 @@ __all__ = [
     "default_text",
     "kept",
     "lets_warn",
+    "narrowing",
     "read_saved",
     "refuse_unknown",
     "set_verbosity",
+    "stricter",
     "variable_of",
 ]

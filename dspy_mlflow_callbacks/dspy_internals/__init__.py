@@ -8,6 +8,7 @@ from dspy_mlflow_callbacks.dspy_internals.directing import directed, directed_ev
 from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
+    OutsideCalls,
     SettingsOverride,
     active_call_id,
     hear_everywhere,
@@ -25,6 +26,7 @@ __all__ = [
     "HearsExamples",
     "KeptCallbacks",
     "OthersOnly",
+    "OutsideCalls",
     "SettingsOverride",
     "active_call_id",
     "directed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Token
 from typing import Any
 
@@ -68,6 +68,18 @@ class SettingsOverride:
         while isinstance(below, _Overrides) and below.override is not other:
             below = below.override._below
         return isinstance(below, _Overrides) and not self._is_undone and self._around == other._around
+
+
+class OutsideCalls:
+    """DSPy's context without an enclosing call, until it is closed: what runs in it is another process's work."""
+
+    def __init__(self) -> None:
+        self._token = ACTIVE_CALL_ID.set(None)
+
+    def close(self) -> None:
+        """Put back what was there before; a no-op in a context that never saw the change."""
+        with suppress(ValueError):
+            ACTIVE_CALL_ID.reset(self._token)
 
 
 @contextmanager

@@ -87,11 +87,14 @@ def _to_server(batch: Batch) -> None:
 def _started(batch: Batch, write: Callable[[str, Any], Any]) -> dict[str, Any]:
     # Before the spans: a trace that is there already is merged after a rollback, for 10 ms.
     uri = batch.destination.tracking_uri
-    return {each.trace_id: write(uri, each.info) for each in batch.prepared if each.info is not None}
+    begun = [each for each in batch.prepared if each.info is not None and not each.is_shared]
+    return {each.trace_id: write(uri, each.info) for each in begun}
 
 
 def _add_rest(batch: Batch, infos: dict[str, Any]) -> None:
     for prepared in batch.prepared:
+        if prepared.is_shared:
+            internals.merge_info(batch.destination.tracking_uri, prepared.info)
         _add_attachments(batch.destination.tracking_uri, prepared, infos.get(prepared.trace_id))
         internals.link_prompts(batch.destination.tracking_uri, prepared.trace_id, prepared.prompts)
 

@@ -42,6 +42,8 @@ class Prepared:
         attachments: Binary content by attachment id (`mlflow.tracing.attachments.Attachment`).
         prompts: Prompt versions that are linked to the trace.
         feedback: What metrics say of the trace and of its spans.
+        is_shared: Whether other processes add spans to the trace: *info* is merged then after the spans, so that the
+            store goes on to add up tokens and cost.
     """
 
     trace_id: str
@@ -50,6 +52,7 @@ class Prepared:
     attachments: Mapping[str, Any] = attrs.field(factory=dict)
     prompts: Sequence[Any] = ()
     feedback: Sequence[Feedback] = ()
+    is_shared: bool = False
 
 
 class Waiting(Protocol):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 from mlflow.tracking import fluent
 
 CARRIED_RUN: ContextVar[Any] = ContextVar("dspy_mlflow_callbacks_run", default=None)
+CARRIED_EXPERIMENT: ContextVar[str | None] = ContextVar("dspy_mlflow_callbacks_experiment", default=None)
+
+carried_experiment: Callable[[], str | None] = CARRIED_EXPERIMENT.get
+"""Return the id of the experiment that another process handed this one its work with; None where it said none."""
 
 
 def calling_run() -> Any:
@@ -20,6 +25,11 @@ def calling_run() -> Any:
     MLflow itself takes the newest run of any thread, and mixes up runs that are open side by side.
     """
     return mlflow.active_run() or CARRIED_RUN.get()
+
+
+def run_of_id(run_id: str, experiment_id: str | None) -> Any:
+    """Return what is known here of another process's run: as much of MLflow's `Run` as a trace needs."""
+    return SimpleNamespace(info=SimpleNamespace(run_id=run_id, experiment_id=experiment_id))
 
 
 @contextmanager

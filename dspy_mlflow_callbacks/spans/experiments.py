@@ -116,6 +116,9 @@ class ChosenExperiment:
             return self._experiment.id()
         if run is not None and not internals.has_destination():
             return str(run.info.experiment_id)
+        carried = internals.carried_experiment()
+        if carried is not None:
+            return carried
         name, experiment_id = internals.experiment_variables()
         return experiment_of_variables(name, experiment_id).id() if name or experiment_id else None
 

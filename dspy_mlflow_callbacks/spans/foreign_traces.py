@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from opentelemetry import trace as otel
+
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.waiting import Prepared
 from dspy_mlflow_callbacks.spans.recorded_traces import RecordedTrace, Settings, not_delivered
@@ -16,8 +18,12 @@ class ForeignTrace(RecordedTrace):
     The trace's own facts are of whoever began it.
     """
 
-    def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
+    def __init__(
+        self, tracer: internals.Tracer, outer: otel.SpanContext, settings: Settings, experiment_id: str
+    ) -> None:
+        otel_id = outer.trace_id
         super().__init__(tracer, otel_id, settings, experiment_id)
+        self.trace_state = outer.trace_state
         self._entry = internals.trace_entry(otel_id)
         if self._entry is not None:
             self.trace_id = self._entry.info.trace_id
@@ -37,13 +43,13 @@ class ForeignTrace(RecordedTrace):
 
     def end(self) -> None:
         """Hand the part over: its first span has ended."""
-        if self.is_in_memory():
+        if self.is_in_memory() and not self._entry.is_remote_trace:
             for span in self._ended():  # MLflow adds up the tokens of what it has in memory
                 internals.register_span(span, self._entry)
-            if self._is_put_back:
-                self._leave_memory()
-            else:
+            if not self._is_put_back:
                 internals.export_if_held_back(self._entry, self.tracer.recorder.processor)
+        if self._is_put_back and self.is_in_memory():
+            self._leave_memory()
         self._deliver(at_once=internals.note_evaluated({}, self.trace_id))
 
     def _prepared(self) -> Prepared:

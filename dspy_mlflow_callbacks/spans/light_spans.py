@@ -106,7 +106,9 @@ class LightSpan(ReadableSpan, otel.Span):
         """OpenTelemetry's context of the span; to ask for it is no look."""
         known = self._known_context
         if known is None:
-            known = self._known_context = SpanContext(self.trace.otel_id, self.span_id, False, _SAMPLED)  # noqa: FBT003
+            trace = self.trace
+            known = SpanContext(trace.otel_id, self.span_id, False, _SAMPLED, trace.trace_state)  # noqa: FBT003
+            self._known_context = known
         return known
 
     _context = context  # where OpenTelemetry's class keeps it

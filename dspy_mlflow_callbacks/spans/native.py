@@ -25,6 +25,7 @@ from dspy_mlflow_callbacks.spans.delivery_watch import DELIVERY_WATCH
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 from dspy_mlflow_callbacks.spans.feedback import leaving_feedback
 from dspy_mlflow_callbacks.spans.leaving import preview_content, run_steps, span_content, trace_content
+from dspy_mlflow_callbacks.spans.remote_traces import REMOTE_TRACES
 
 # Spans that MLflow may price when they end.
 _PRICED = ("LLM", "CHAT_MODEL")
@@ -43,6 +44,7 @@ class NativeSpan:
     _detach: Callable[[], None]
     _is_priced: bool = False
     _is_entry: bool = False
+    _joined: int | None = None  # the trace of another process that it is a part of
 
     @property
     def around(self) -> Span:
@@ -64,8 +66,14 @@ class NativeSpan:
         """Take the span out of MLflow's context, then end it."""
         # First the context: a span that fails to end must not become the parent of the next trace.
         self._detach()
-        if not self.records:
-            return
+        try:
+            if self.records:
+                self._end(end)
+        finally:
+            if self._joined is not None:
+                REMOTE_TRACES.leave(self._joined)
+
+    def _end(self, end: SpanEnd) -> None:
         end = end.whole()
         for event in end.events:
             self.note(event)
@@ -125,8 +133,12 @@ class NativeEngine:
             DELIVERY_WATCH.probe()
             internals.describe_for_otlp(tracer.otlp, gen_ai.describe)
         attributes = opening_attributes(call.call_id, start)
-        run = None
-        if not above.get_span_context().is_valid:
+        run = joined = None
+        outer = above.get_span_context()
+        if outer.is_valid and outer.is_remote:
+            joined = outer.trace_id
+            REMOTE_TRACES.join(joined, internals.carried_experiment())
+        elif not outer.is_valid:
             run = internals.calling_run()
             experiment_id = self._experiment.id(run)
             if experiment_id is not None:
@@ -147,8 +159,10 @@ class NativeEngine:
         except BaseException:
             detach()
             span.end()
+            if joined is not None:
+                REMOTE_TRACES.leave(joined)
             raise
-        return NativeSpan(span, records, self, detach, start.span_type in _PRICED, call.is_entry)
+        return NativeSpan(span, records, self, detach, start.span_type in _PRICED, call.is_entry, joined)
 
 
 def _set(span: otel.Span, key: str, payload: str | None, attributes: Mapping[str, Any]) -> None:

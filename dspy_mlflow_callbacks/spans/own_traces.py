@@ -112,6 +112,7 @@ class OwnTrace(RecordedTrace):
             feedback=self._feedback(),
             attachments={} if entry is None else internals.attachments_of(entry),
             prompts=() if entry is None else tuple(entry.prompts),
+            is_shared=internals.is_shared(info),
         )
 
     def _without_secrets(self, ours: Iterable[Any]) -> tuple[dict[str, str], dict[str, str]]:

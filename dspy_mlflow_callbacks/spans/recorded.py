@@ -193,7 +193,8 @@ class RecordedEngine:
         outer = above.get_span_context()
         trace: RecordedTrace
         if outer.is_valid:
-            trace = ForeignTrace(tracer, outer.trace_id, self._settings, self._experiment_id(None))
+            experiment_id = internals.carried_experiment() or self._experiment_id(None)
+            trace = ForeignTrace(tracer, outer, self._settings, experiment_id)
         else:
             otel_id = _trace_id(call.call_id)
             if recorder.drops(otel_id, start.name):

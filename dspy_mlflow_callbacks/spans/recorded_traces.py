@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import attrs
+from opentelemetry.trace import TraceState
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import Feedback
@@ -63,6 +64,8 @@ class RecordedTrace(ABC):
         judged: Spans that have ended, each with what a metric says of it.
         size: Roughly how many bytes it holds.
     """
+
+    trace_state: TraceState | None = None  # OpenTelemetry's, where the trace came with one
 
     def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
         self.tracer = tracer
