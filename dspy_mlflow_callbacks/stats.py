@@ -6,10 +6,11 @@ import functools
 import itertools
 import logging
 import re
-import threading
 from collections.abc import Callable
 
 import attrs
+
+from dspy_mlflow_callbacks.forks import FORKS
 
 logger = logging.getLogger("dspy_mlflow_callbacks")
 
@@ -53,7 +54,7 @@ class _Count:
         steps = itertools.count()
         self.add: Callable[[], int] = functools.partial(next, steps)
         self._readings = 0
-        self._lock = threading.Lock()
+        self._lock = FORKS.lock()
 
     def value(self) -> int:
         """Return how often `add` was called; to read is a step too, which is taken off."""
@@ -61,6 +62,11 @@ class _Count:
             value = self.add() - self._readings
             self._readings += 1
             return value
+
+    def restart(self) -> None:
+        """Count from 0 again."""
+        value = self.value()  # which changes what is added to
+        self._readings += value
 
 
 class Counters:
@@ -72,6 +78,11 @@ class Counters:
             count.add for count in self._counts.values()
         )
         """Each counts one more."""
+        FORKS.begin_anew(self._restart)
+
+    def _restart(self) -> None:
+        for count in self._counts.values():
+            count.restart()  # what the parent has counted is the parent's
 
     def stats(self, **of_process: int) -> Stats:
         """Return the counts of now, with those *of_process*: `open`, `queued` and `bytes`."""

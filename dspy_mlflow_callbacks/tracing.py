@@ -21,6 +21,7 @@ from dspy_mlflow_callbacks.events import (
     new_span_end,
 )
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
 from dspy_mlflow_callbacks.spans.engine import Engine
@@ -183,6 +184,10 @@ class Tracing:
         if known.owner is not self:
             return
         call = self._open_spans.take(call_id)
+        if call.is_inherited:
+            if not call.is_hidden:
+                call.span.detach()
+            return
         if call.start is None:
             call.span.close(_NOTHING)
             return
@@ -213,7 +218,7 @@ class Tracing:
         return not span.records
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
-        if parent is None or call.is_root:
+        if parent is None or parent.is_inherited or call.is_root:
             held = OpenCall(call.call_id, call, span, self, {}, cpu_started=_cpu_time())
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
@@ -266,7 +271,7 @@ class Tracing:
             parent.unparsed = adapter
 
     def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
-        if start.is_root:
+        if call.cpu_started is not None:
             self._close_abandoned(call.trace)
         described = None
         try:
@@ -287,6 +292,13 @@ class Tracing:
             if not call.is_hidden:
                 call.span.close(_ABANDONED)
                 self._counters.ended()
+
+
+def _inherit() -> None:
+    OPEN_SPANS.inherit(dspy_internals.active_call_id())
+
+
+FORKS.begin_anew(_inherit)
 
 
 def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:

@@ -48,6 +48,13 @@ class Muted:
         """Take it out of MLflow's context."""
         self._detach()
 
+    def inherit(self) -> None:
+        """Stay what it is in a fork."""
+
+    def detach(self) -> None:
+        """Take it out of MLflow's context."""
+        self._detach()
+
 
 def mute(around: otel.Span, call_id: str) -> Muted:
     """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -25,8 +25,9 @@ class OpenCall:
         is_suppressed: Whether the call is dropped because a scope around it switched tracing off.
         is_final: Whether a dropped call is dropped for every callback, not only by its own callback's middleware.
         around: The open call around a dropped one: calls below it that are recorded all the same nest there.
-        cpu_started: Thread and its CPU time in nanoseconds when a root call started.
+        cpu_started: Thread and its CPU time in nanoseconds when a root call, or the first one in a fork, started.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
+        is_inherited: Whether it began in the process that this one is a fork of, which closes its span.
     """
 
     call_id: str | None
@@ -39,6 +40,7 @@ class OpenCall:
     around: OpenCall | None = attrs.field(default=None, repr=False, kw_only=True)
     cpu_started: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
     unparsed: str | None = attrs.field(default=None, kw_only=True)
+    is_inherited: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def is_dropped(self) -> bool:
@@ -71,6 +73,25 @@ class OpenSpans:
         """Let another call, one that is open, stand for the call with this id."""
         self.forget: Callable[[str, None], object] = self._calls.pop
         """Forget an id for which another call stands."""
+
+    def inherit(self, active_call_id: str | None) -> None:
+        """Keep, in a fork, the calls that enclose it, and leave to the parent what began there.
+
+        Args:
+            active_call_id: The call that makes the fork, if any.
+        """
+        enclosing = dict(self._enclosing(active_call_id))
+        for call in self.calls():
+            call.is_inherited = True
+            if call.span is not None:
+                call.span.inherit()
+        self._calls.clear()
+        self._calls.update(enclosing)
+
+    def _enclosing(self, call_id: str | None) -> Iterator[tuple[str | None, OpenCall]]:
+        while (call := self.get(call_id)) is not None:
+            yield call_id, call
+            call_id = None if call.start is None else call.start.parent_call_id
 
     def __len__(self) -> int:
         return len(self._calls)

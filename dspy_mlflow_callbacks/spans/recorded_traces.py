@@ -59,7 +59,10 @@ class RecordedTrace(ABC):
     Attributes:
         spans: All spans, as they began; the first one is the root of what is recorded.
         size: Roughly how many bytes it holds.
+        is_inherited: Whether this process is a fork of the one that began it, and delivers it.
     """
+
+    is_inherited = False
 
     def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
         self.tracer = tracer
@@ -137,7 +140,8 @@ class RecordedTrace(ABC):
         """Hand over the spans that have ended since the last time, if that was long ago."""
         now = time.monotonic()
         is_due = now - self._delivered_at >= self._settings.max_open_s
-        if is_due and self._settings.tail_sampler is None:  # who has to decide about all of it
+        # A tail sampler has to decide about all of it.
+        if is_due and self._settings.tail_sampler is None and not self.is_inherited:
             self._delivered_at = now
             part = PartOfTrace(self, not_delivered(self._ended()))
             if part.spans:
