@@ -82,8 +82,7 @@ class _Attempt(Generic[Found]):
         self._future: Future[Found] = Future()
         self._traceback: TracebackType | None = None
         thread = threading.Thread(target=copy_context().run, args=(self._run,), name="dspy-mlflow-store", daemon=True)
-        thread.start()
-        FORKS.wait_for(thread)  # a fork would find a store that is half open, and modules that are half imported
+        FORKS.start(thread)  # a fork would find a store that is half open, and modules that are half imported
 
     @property
     def age(self) -> float:

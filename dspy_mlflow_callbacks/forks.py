@@ -33,6 +33,7 @@ class Forks:
         self.wait_s = _WAIT_SECONDS
         self.wait_for_threads_s = _WAIT_FOR_THREADS_SECONDS
         self._locks: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._starting = threading.Lock()
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._beginnings: list[Callable[[], Callable[[], None] | None]] = []
         self._held: list[Any] = []
@@ -61,9 +62,11 @@ class Forks:
         else:
             self._beginnings.append(lambda: function)
 
-    def wait_for(self, thread: threading.Thread) -> None:
-        """Let forks wait for a thread to end, which takes seconds at most: it is in the middle of things till then."""
-        self._threads.add(thread)
+    def start(self, thread: threading.Thread) -> None:
+        """Start a thread for whose end forks wait: till then it is in the middle of things."""
+        with self._starting:
+            thread.start()
+            self._threads.add(thread)
 
     def at_end_of_child(self, function: Callable[[], None]) -> None:
         """Call a function, once, at the end of a process that `multiprocessing` started.
@@ -76,10 +79,11 @@ class Forks:
 
     def _before(self) -> None:
         end = time.monotonic() + self.wait_for_threads_s
+        self._held = hold([self._starting], self.wait_s)
         for thread in list(self._threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, end - time.monotonic()))
-        self._held = hold(list(self._locks), self.wait_s)
+        self._held += hold(list(self._locks), self.wait_s)
 
     def _after_in_parent(self) -> None:
         for lock in self._held:
@@ -87,7 +91,7 @@ class Forks:
         self._held = []
 
     def _after_in_child(self) -> None:
-        free(self._locks)
+        free([self._starting, *self._locks])
         self._threads.clear()
         self._held = []
         self._at_end.clear()

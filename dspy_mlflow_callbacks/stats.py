@@ -26,6 +26,8 @@ class Stats:
         ended: Spans closed.
         dropped: Calls that a middleware, MLflow's sampling or a disabled tracing left out; what is below them is left
             out too and not counted. And ended traces that a tail sampler left out.
+        abandoned: Calls that were closed as errors because their end had not come: when their trace ended, or after
+            `max_silent_s`. They count as ended too.
         failed: How often a step or the engine failed: it cost a span or a payload, or a tail sampler's trace was kept.
         stored: Traces that this package has stored itself. Those of the native engine are stored by MLflow, which does
             not tell.
@@ -39,6 +41,7 @@ class Stats:
     started: int
     ended: int
     dropped: int
+    abandoned: int
     failed: int
     stored: int
     lost: int
@@ -73,8 +76,9 @@ class Counters:
     """The counts behind `Stats`; adding to one is safe from any thread."""
 
     def __init__(self) -> None:
-        self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
-        self.started, self.ended, self.dropped, self.failed, self.stored, self.lost = (
+        names = ("started", "ended", "dropped", "abandoned", "failed", "stored", "lost")
+        self._counts = {name: _Count() for name in names}
+        self.started, self.ended, self.dropped, self.abandoned, self.failed, self.stored, self.lost = (
             count.add for count in self._counts.values()
         )
         """Each counts one more."""

@@ -90,6 +90,7 @@ ROWS = [
     _row("max_block_s", "0.5", 0.5, given=2, other=0.25),
     _row("exit_timeout_s", "0", 0, given=2.5, other=30),
     _row("max_open_s", "60", 60, given=0.5, other=3600),
+    _row("max_silent_s", "90", 90, given=0.5, other=7200),
     _row("verbosity", "error", "error", given="debug", other="silent"),
 ]
 
@@ -141,6 +142,8 @@ WRONG_ARGUMENTS = [
     ("exit_timeout_s", float("inf"), ValueError, "must be a number from 0 on, got inf"),
     ("max_open_s", 0.0, ValueError, "must be a number above 0, got 0.0"),
     ("max_open_s", None, TypeError, "must be a number above 0, got None"),
+    ("max_silent_s", -1, ValueError, "must be a number above 0, got -1"),
+    ("max_silent_s", "1", TypeError, "must be a number above 0, got '1'"),
     ("verbosity", "loud", ValueError, "must be one of silent, error, warning, info, debug, got 'loud'"),
     ("verbosity", [], ValueError, r"must be one of silent, error, warning, info, debug, got \[\]"),
 ]
@@ -187,6 +190,7 @@ WRONG_TEXTS = [
     ("on_full", "wait", "must be one of block, drop, got 'wait'"),
     ("max_block_s", "0", "must be a number above 0, got 0.0"),
     ("exit_timeout_s", "long", "must be a number"),
+    ("max_silent_s", "no", "must be a number"),
     ("max_open_s", "nan", "must be a number above 0, got nan"),
     ("verbosity", "loud", "must be one of silent, error, warning, info, debug, got 'loud'"),
 ]

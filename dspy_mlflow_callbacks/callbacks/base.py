@@ -119,6 +119,7 @@ class TracingCallback(BaseCallback):
             counters,
             losses,
             capture=capture,
+            max_silent_s=config.max_silent_s,
         )
 
     def __repr__(self) -> str:

@@ -91,6 +91,7 @@ class TracingOptions(TypedDict, total=False):
     max_block_s: float
     exit_timeout_s: float
     max_open_s: float
+    max_silent_s: float
     verbosity: str | None
 
 
@@ -285,6 +286,11 @@ class TracingConfig:
         300.0,
         "After how long a trace that is still running is stored so far, as in progress; the rest follows (recorded "
         "engine).",
+    )
+    max_silent_s: float = _seconds(
+        21600.0,
+        "After how long without the start or end of a call in it a trace that is still running is given up: the calls "
+        "that are open are closed as errors, for their ends may never come.",
     )
     verbosity: str | None = option(
         None,

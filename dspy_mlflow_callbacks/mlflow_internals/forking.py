@@ -6,7 +6,6 @@ MLflow does not look after it: what a fork puts into the exporter's queue stays 
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import threading
@@ -86,7 +85,7 @@ def _begin_anew(processor: Any, queue: Any) -> None:
     if client is not None:
         renew_connections(client)
     if queue is not None:
-        atexit.unregister(queue._at_exit_callback)  # making it anew registers it
+        # Its end is registered twice then, which is none too many: the first one comes after the processor's.
         AsyncTraceExportQueue.__init__(queue)
 
 

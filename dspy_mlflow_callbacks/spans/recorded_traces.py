@@ -136,7 +136,7 @@ class RecordedTrace(ABC):
         if outcome != "dropped" or not self._is_dropped:
             (self._settings.counters.stored if outcome == "stored" else self._settings.counters.lost)()
 
-    def deliver_if_long(self) -> None:
+    def look(self) -> None:
         """Hand over the spans that have ended since the last time, if that was long ago."""
         now = time.monotonic()
         is_due = now - self._delivered_at >= self._settings.max_open_s
