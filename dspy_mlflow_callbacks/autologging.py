@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.callbacks import MlflowCallback, TracingCallback
 from dspy_mlflow_callbacks.config import TracingConfig, TracingOptions
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.middleware import Middleware
 from dspy_mlflow_callbacks.payload import PayloadStep, PayloadSteps
 from dspy_mlflow_callbacks.runs import RunContents, RunLogger
@@ -102,7 +102,7 @@ class _Autolog:
     """What `autolog` switched on in this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = FORKS.lock()
         self._callbacks: list[Any] = []
         self._undo: Callable[[], None] | None = None
         self._log_level = 0

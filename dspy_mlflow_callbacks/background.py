@@ -11,6 +11,8 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from dspy_mlflow_callbacks.forks import FORKS
+
 Found = TypeVar("Found")
 
 STORE_SECONDS = 15.0
@@ -40,6 +42,10 @@ class Search(Generic[Found]):
         self._again = again
         self._clock = clock
         self._attempt: _Attempt[Found] | None = None
+        FORKS.begin_anew(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self._attempt = None  # its thread is not in a fork
 
     def __call__(self, uri: str, find: Callable[[], Found]) -> Found:
         """Return what *find* returns.
@@ -75,7 +81,8 @@ class _Attempt(Generic[Found]):
         self._waits_until = self._began + seconds
         self._future: Future[Found] = Future()
         self._traceback: TracebackType | None = None
-        threading.Thread(target=copy_context().run, args=(self._run,), name="dspy-mlflow-store", daemon=True).start()
+        thread = threading.Thread(target=copy_context().run, args=(self._run,), name="dspy-mlflow-store", daemon=True)
+        FORKS.start(thread)  # a fork would find a store that is half open, and modules that are half imported
 
     @property
     def age(self) -> float:

@@ -6,10 +6,11 @@ import functools
 import itertools
 import logging
 import re
-import threading
 from collections.abc import Callable
 
 import attrs
+
+from dspy_mlflow_callbacks.forks import FORKS
 
 logger = logging.getLogger("dspy_mlflow_callbacks")
 
@@ -25,6 +26,8 @@ class Stats:
         ended: Spans closed.
         dropped: Calls that a middleware, MLflow's sampling or a disabled tracing left out; what is below them is left
             out too and not counted. And ended traces that a tail sampler left out.
+        abandoned: Calls that were closed as errors because their end had not come: when their trace ended, or after
+            `max_silent_s`. They count as ended too.
         failed: How often a step or the engine failed: it cost a span or a payload, or a tail sampler's trace was kept.
         stored: Traces that this package has stored itself. Those of the native engine are stored by MLflow, which does
             not tell.
@@ -41,6 +44,7 @@ class Stats:
     started: int
     ended: int
     dropped: int
+    abandoned: int
     failed: int
     stored: int
     lost: int
@@ -58,7 +62,7 @@ class _Count:
         steps = itertools.count()
         self.add: Callable[[], int] = functools.partial(next, steps)
         self._readings = 0
-        self._lock = threading.Lock()
+        self._lock = FORKS.lock()
 
     def value(self) -> int:
         """Return how often `add` was called; to read is a step too, which is taken off."""
@@ -67,8 +71,13 @@ class _Count:
             self._readings += 1
             return value
 
+    def restart(self) -> None:
+        """Count from 0 again."""
+        value = self.value()  # which changes what is added to
+        self._readings += value
 
-_COUNTED = ("started", "ended", "dropped", "failed", "stored", "lost", "spooled", "dead_lettered")
+
+_COUNTED = ("started", "ended", "dropped", "abandoned", "failed", "stored", "lost", "spooled", "dead_lettered")
 
 
 class Counters:
@@ -76,9 +85,15 @@ class Counters:
 
     def __init__(self) -> None:
         self._counts = {name: _Count() for name in _COUNTED}
-        self.started, self.ended, self.dropped, self.failed = (self._counts[name].add for name in _COUNTED[:4])
-        self.stored, self.lost, self.spooled, self.dead_lettered = (self._counts[name].add for name in _COUNTED[4:])
+        add = {name: count.add for name, count in self._counts.items()}
+        self.started, self.ended, self.dropped, self.abandoned = (add[name] for name in _COUNTED[:4])
+        self.failed, self.stored, self.lost, self.spooled, self.dead_lettered = (add[name] for name in _COUNTED[4:])
         """Each counts one more."""
+        FORKS.begin_anew(self._restart)
+
+    def _restart(self) -> None:
+        for count in self._counts.values():
+            count.restart()  # what the parent has counted is the parent's
 
     def stats(self, **of_process: int) -> Stats:
         """Return the counts of now, with those *of_process*: `open`, `queued` and `bytes`."""

@@ -25,16 +25,19 @@ from dspy_mlflow_callbacks.events import (
     new_span_end,
 )
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
 from dspy_mlflow_callbacks.spans.engine import NEW_TRACE, Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
-from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
+from dspy_mlflow_callbacks.spans.open_spans import DROPPED, NO_CALLS, OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
+from dspy_mlflow_callbacks.spans.silence import Silence
 from dspy_mlflow_callbacks.stats import Counters, Stats
 
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
 _NOTHING = SpanEnd()
 _ABANDONED = SpanEnd(error="The call had not ended when its trace ended.")
+_SILENCE = Silence(OPEN_SPANS)
 
 
 class Tracing:
@@ -49,6 +52,7 @@ class Tracing:
         lost: Told of each error that cost a span.
         capture: Which content is recorded.
         evaluate: How the examples of evaluations are recorded: the option of this name.
+        max_silent_s: After how many seconds without a start or an end a trace is given up.
         open_spans: The calls of the process that are open.
     """
 
@@ -61,8 +65,10 @@ class Tracing:
         *,
         capture: Capture = EVERYTHING,
         evaluate: str = "linked",
+        max_silent_s: float = float("inf"),
         open_spans: OpenSpans = OPEN_SPANS,
     ) -> None:
+        self.max_silent_s = max_silent_s
         self.chain = chain
         self.lost = lost
         self.evaluate = evaluate
@@ -241,6 +247,12 @@ class Tracing:
         if known.owner is not self:
             return
         call = self._open_spans.take(call_id)
+        if call is DROPPED:
+            return  # another thread has given it up just now
+        if call.is_inherited:
+            if not call.is_hidden:
+                call.span.detach()
+            return
         if call.start is None:
             call.span.close(_NOTHING)
             return
@@ -273,8 +285,9 @@ class Tracing:
         return not span.records
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
-        if parent is None or call.is_root:
-            held = OpenCall(call.call_id, call, span, self, {}, cpu_started=_cpu_time())
+        if parent is None or parent.is_inherited or call.is_root:
+            held = OpenCall(call.call_id, call, span, self, TraceCalls(self), cpu_started=_cpu_time())
+            _SILENCE.watch(self.max_silent_s)
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
         self._open_spans.add(call.call_id, held)
@@ -284,7 +297,7 @@ class Tracing:
     def _hold_hidden(self, call: CallStart, parent: OpenCall | None) -> None:
         if call.begins_trace:
             call = attrs.evolve(call, begins_trace=False)
-        span, trace = (None, {}) if parent is None else (parent.span, parent.trace)
+        span, trace = (None, TraceCalls(self)) if parent is None else (parent.span, parent.trace)
         held = OpenCall(call.call_id, call, span, self, trace)
         self._open_spans.add(call.call_id, held)
         self._note_adapter(call, parent)
@@ -315,8 +328,11 @@ class Tracing:
         is_suppressed: bool = False,
         around: OpenCall | None = None,
     ) -> None:
-        held = OpenCall(call_id, None, span, self, {}, is_final=is_final, is_suppressed=is_suppressed, around=around)
+        held = OpenCall(
+            call_id, None, span, self, NO_CALLS, is_final=is_final, is_suppressed=is_suppressed, around=around
+        )
         self._open_spans.add(call_id, held)
+        _SILENCE.watch(self.max_silent_s)
         self._counters.dropped()
 
     def _note_adapter(self, call: CallStart, parent: OpenCall | None) -> None:
@@ -328,8 +344,8 @@ class Tracing:
             parent.unparsed = adapter
 
     def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
-        if start.is_root:
-            self._close_abandoned(call.trace)
+        if call.cpu_started is not None:
+            self._close_abandoned(call.trace, _ABANDONED)
         described = None
         try:
             described = describe_end(start, self.chain.on_end(end), self._capture)
@@ -343,12 +359,30 @@ class Tracing:
         if parent is not None and not parent.is_dropped:
             parent.unparsed = None
 
-    def _close_abandoned(self, trace: dict[str, OpenCall]) -> None:
-        """Close what is still open below a root that has ended: its end may never come."""
+    def give_up(self, trace: TraceCalls) -> None:
+        """Close the open calls of a trace in which nothing happens any more: their ends may never come."""
+        seconds = f"{self.max_silent_s:g} seconds"
+        self._close_abandoned(trace, SpanEnd(error=f"No call of its trace had started or ended for {seconds}."))
+
+    def give_up_dropped(self, call: OpenCall) -> None:
+        """Forget a dropped call, whose end may never come."""
+        if self._open_spans.abandon_dropped(call):
+            call.span.close(_NOTHING)
+
+    def _close_abandoned(self, trace: TraceCalls, end: SpanEnd) -> None:
+        """Close what is still open of a trace."""
         for call in self._open_spans.abandon(trace):
             if not call.is_hidden:
-                call.span.close(_ABANDONED)
+                self._counters.abandoned()
+                call.span.close(end)
                 self._counters.ended()
+
+
+def _inherit() -> None:
+    OPEN_SPANS.inherit(dspy_internals.active_call_id())
+
+
+FORKS.begin_anew(_inherit)
 
 
 def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:

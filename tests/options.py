@@ -95,6 +95,7 @@ ROWS = [
     _row("max_spool_bytes", "1000000", 1_000_000, given=1, other=5_000),
     _row("max_spool_age_s", "3600", 3600, given=0.5, other=60),
     _row("durable", "FSYNC", "fsync", given=True, other="fsync"),
+    _row("max_silent_s", "90", 90, given=0.5, other=7200),
     _row("verbosity", "error", "error", given="debug", other="silent"),
 ]
 
@@ -153,6 +154,8 @@ WRONG_ARGUMENTS = [
     ("max_spool_age_s", 0, ValueError, "must be a number above 0, got 0"),
     ("durable", "always", ValueError, "must be True, False or 'fsync', got 'always'"),
     ("durable", 1, TypeError, "must be True, False or 'fsync', got 1"),
+    ("max_silent_s", -1, ValueError, "must be a number above 0, got -1"),
+    ("max_silent_s", "1", TypeError, "must be a number above 0, got '1'"),
     ("verbosity", "loud", ValueError, "must be one of silent, error, warning, info, debug, got 'loud'"),
     ("verbosity", [], ValueError, r"must be one of silent, error, warning, info, debug, got \[\]"),
 ]
@@ -199,6 +202,7 @@ WRONG_TEXTS = [
     ("on_full", "wait", "must be one of block, drop, got 'wait'"),
     ("max_block_s", "0", "must be a number above 0, got 0.0"),
     ("exit_timeout_s", "long", "must be a number"),
+    ("max_silent_s", "no", "must be a number"),
     ("max_open_s", "nan", "must be a number above 0, got nan"),
     ("spool_dir", "a\0b", "must be a path, got 'a\\x00b'"),
     ("max_spool_bytes", "much", "must be a whole number"),

@@ -262,6 +262,7 @@ VALUES = {
     "max_block_s": st.floats(0.001, 1e6),
     "exit_timeout_s": st.floats(0, 1e6),
     "max_open_s": st.floats(0.001, 1e6),
+    "max_silent_s": st.floats(0.001, 1e6),
     "verbosity": st.none() | st.sampled_from(["silent", "error", "warning", "info", "debug"]),
     **{name: st.lists(_text.filter(str.isalnum), max_size=3) for name in OPTIONS if name.startswith("redact_")},
     "include": st.lists(_text, max_size=3),

@@ -156,6 +156,7 @@ RUNS = {
             "max_block_s": "60",
             "exit_timeout_s": "60",
             "max_open_s": "0.01",
+            "max_silent_s": "600",
         },
         {},
     ),

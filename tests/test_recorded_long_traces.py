@@ -153,7 +153,7 @@ def test_with_a_tail_sampler_nothing_leaves_early(dspy_traces):
     with Long(MlflowCallback(max_open_s=0.05, tail_sampler=TailSampler())):
         trace = trace_of_open_call()
         trace._delivered_at = float("-inf")
-        trace.deliver_if_long()
+        trace.look()
         assert not any(span.is_delivered for span in trace.spans)
     assert dspy_traces.all() == []
 
@@ -196,11 +196,11 @@ def test_a_part_that_is_not_stored_leaves_with_the_rest(dspy_traces, is_stored):
         trace._delivered_at = float("-inf")
         if is_stored:
             exporter.outcomes.append("passed")
-        trace.deliver_if_long()
+        trace.look()
         assert exporter.flush(60)
         (root, echo) = trace.spans
         assert (root.is_delivered, echo.is_delivered) == (False, is_stored)
-        trace.deliver_if_long()  # too early for another part
+        trace.look()  # too early for another part
     exporter.flush(60)
     assert dspy_traces.tree() == [bare("Runs", bare("Echo"), bare("Echo"))]
     exporter.close(60)
@@ -216,11 +216,11 @@ def test_one_thread_watches_for_all(warned):
     looked, before = threading.Semaphore(0), watching()
 
     class Failing:
-        def deliver_if_long(self):
+        def look(self):
             raise OSError("no")
 
     class Counting:
-        def deliver_if_long(self):
+        def look(self):
             looked.release()
 
     watch = LongTraces(lambda: [Failing(), Counting()])

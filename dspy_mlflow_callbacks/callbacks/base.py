@@ -120,6 +120,7 @@ class TracingCallback(BaseCallback):
             losses,
             capture=capture,
             evaluate=config.evaluate,
+            max_silent_s=config.max_silent_s,
         )
 
     def __repr__(self) -> str:

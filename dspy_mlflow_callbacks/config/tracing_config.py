@@ -103,6 +103,7 @@ class TracingOptions(TypedDict, total=False):
     max_spool_bytes: int
     max_spool_age_s: float
     durable: bool | str
+    max_silent_s: float
     verbosity: str | None
 
 
@@ -331,6 +332,11 @@ class TracingConfig:
         allowed="true, false, fsync",
         read=lambda text: text.lower() if text.lower() == FSYNC else environment.as_bool(text),
         check=true_or_false_or(FSYNC),
+    )
+    max_silent_s: float = _seconds(
+        21600.0,
+        "After how long without the start or end of a call in it a trace that is still running is given up: the calls "
+        "that are open are closed as errors, for their ends may never come.",
     )
     verbosity: str | None = option(
         None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ import dspy
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
 from dspy_mlflow_callbacks.dspy_internals.settings import hear_everywhere, restored_settings
+from dspy_mlflow_callbacks.forks import FORKS
 
 try:
     from dspy.clients._deprecation import adapter_message_call as _of_an_adapter
@@ -133,7 +133,7 @@ class _Doors:
     """The functions of DSPy that ask the director: wrapped as long as somebody directs, else DSPy's own."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = FORKS.lock()
         self._directing = 0
         self._wrapped: dict[tuple[Any, str], Any] = {}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
-_WRAPPING = threading.Lock()
+from dspy_mlflow_callbacks.forks import FORKS
+
+_WRAPPING = FORKS.lock()
 
 _WRAPPED: list[tuple[Any, str, Any]] = []
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from multiprocessing import util
 
 import attrs
 
@@ -23,6 +21,7 @@ from dspy_mlflow_callbacks.export.spool.spools import Spools
 from dspy_mlflow_callbacks.export.tracking_store import deliver
 from dspy_mlflow_callbacks.export.waiting import Limits, Waiting
 from dspy_mlflow_callbacks.export.worker import Worker
+from dspy_mlflow_callbacks.forks import FORKS
 
 _MOST_AT_ONCE = 100
 _RESCUE_SECONDS = 0.001
@@ -192,19 +191,14 @@ class Exporter:
                 self._is_closed = True
             else:
                 self._worker = worker
-                _call_at_exit(self._at_exit)
+                atexit.register(self._at_exit)
+                FORKS.at_end_of_child(self._at_exit)
                 return
         for entry in self._buffer.take(NEVER):
             self._store(entry)
 
     def _at_exit(self) -> None:
         self.close(self.exit_timeout_s)
-
-
-def _call_at_exit(function: Callable[[], None]) -> None:
-    atexit.register(function)
-    if multiprocessing.parent_process() is not None:  # which ends without what `atexit` knows, if it was forked
-        util.Finalize(None, function, exitpriority=0)
 
 
 _EXPORTERS: weakref.WeakSet[Exporter] = weakref.WeakSet()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from attrs.validators import instance_of, optional
 
 from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.events import EMPTY, CallStart
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.middleware.globs import matches
 from dspy_mlflow_callbacks.middleware.ratio import RatioSampler
 
@@ -34,7 +34,7 @@ class TokenBucket:
         self._capacity = max(1.0, rate)
         self._tokens = self._capacity
         self._filled = clock()
-        self._lock = threading.Lock()
+        self._lock = FORKS.lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._rate, self._clock)  # a copy has not let anything through

@@ -4,6 +4,7 @@ Each function says what it relies on; `tests/test_mlflow_spans.py`, `test_scopes
 `test_experiments.py` name it when an MLflow release changes it.
 """
 
+from dspy_mlflow_callbacks.mlflow_internals import forking as _forking  # noqa: F401  (it stands ready for forks)
 from dspy_mlflow_callbacks.mlflow_internals.autolog import (
     pass_over_autolog,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -13,11 +12,13 @@ import mlflow
 from mlflow.tracing.fluent import _LAST_ACTIVE_TRACE_ID_THREAD_LOCAL
 from mlflow.utils.autologging_utils import get_autologging_config
 
+from dspy_mlflow_callbacks.forks import FORKS
+
 # What `mlflow.dspy.autolog()` records. For evaluations its callback makes runs, and these go on.
 _AUTOLOG_KINDS = ("module", "lm", "adapter_format", "adapter_parse", "tool")
 
 
-_AUTOLOG = threading.Lock()
+_AUTOLOG = FORKS.lock()
 
 
 def pass_over_autolog(takes: Callable[[str, Any], bool], passed_over: Callable[[], object]) -> None:

@@ -52,6 +52,7 @@ class _Stores:
     def __init__(self) -> None:
         self._is_fork = False
         self._renewed: set[str] = set()
+        self._of_parent: list[Any] = []
         if hasattr(os, "register_at_fork"):  # pragma: no branch  (Windows has no fork)
             os.register_at_fork(after_in_child=self._begin_in_child)
 
@@ -59,11 +60,17 @@ class _Stores:
         """Return MLflow's client for a store."""
         client = TracingClient(uri)
         if self._is_fork and uri not in self._renewed:
-            self._renewed.add(uri)
-            engine = getattr(client.store, "engine", None)
-            if engine is not None and engine.url.database not in _IN_MEMORY:
-                engine.dispose(close=False)
+            self.renew_connections(client)
         return client
+
+    def renew_connections(self, client: Any) -> None:
+        """Let a client have connections of its own in this fork."""
+        uri = client.tracking_uri
+        engine = getattr(client.store, "engine", None)
+        if uri not in self._renewed and engine is not None and engine.url.database not in _IN_MEMORY:
+            self._of_parent.append(engine.pool)  # to let go of SQLite's connections would close them
+            engine.dispose(close=False)
+        self._renewed.add(uri)
 
     def _begin_in_child(self) -> None:
         self._is_fork = True
@@ -71,6 +78,7 @@ class _Stores:
 
 
 client_of = _Stores()
+renew_connections = client_of.renew_connections
 
 
 def write_spans(uri: str, experiment_id: str, spans: Sequence[Any]) -> None:

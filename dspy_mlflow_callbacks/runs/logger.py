@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from typing import Any
 
@@ -11,12 +10,13 @@ import mlflow
 from dspy.utils.callback import BaseCallback
 
 from dspy_mlflow_callbacks import dspy_internals, mlflow_internals
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.runs.contents import RunContents
 from dspy_mlflow_callbacks.spans.experiments import Experiment
 
 _ENCLOSING = "dspy_mlflow_callbacks_compile"
 _TAGS = {"mlflow.autologging": "dspy"}
-_COUNTING = threading.Lock()
+_COUNTING = FORKS.lock()
 
 
 @attrs.define

@@ -29,7 +29,7 @@ class LateSpans:
         _WAITING.add(self)
         _WATCH.watch(_CHECKED_S)
 
-    def deliver_if_long(self) -> None:
+    def look(self) -> None:
         """Let MLflow forget the trace if all its spans have ended: a trace in memory hides the stored one."""
         if internals.is_in_memory(self._entry) and internals.has_open_spans(self._entry):
             return

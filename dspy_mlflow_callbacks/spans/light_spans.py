@@ -7,7 +7,6 @@ span for: then it is promoted, with the spans above it, and all that MLflow prom
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,13 +21,14 @@ from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.forks import FORKS
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 _NO_RESOURCE = Resource({})
 
 # Rare, and it reaches into the spans above and into MLflow's memory: one at a time.
-_PROMOTION = threading.RLock()
+_PROMOTION = FORKS.rlock()
 
 
 class LightSpan(ReadableSpan, otel.Span):

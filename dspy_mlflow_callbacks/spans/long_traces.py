@@ -1,4 +1,4 @@
-"""Traces that run for minutes: what has ended of them is stored while the rest goes on."""
+"""Traces that run for minutes or hours are looked after from a thread: what is due is done while they go on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Protocol
 from dspy_mlflow_callbacks.stats import WarnOnce
 
 _CHECKS_A_LIMIT = 4
-"""How often a trace is looked at within the time after which it is stored so far."""
+"""How often a trace is looked at within the time after which something is due."""
 
 
 class Long(Protocol):
-    """A trace that is open, and knows after how long it is stored so far."""
+    """A trace that is open, and knows what is to be done about it, and after how long."""
 
-    def deliver_if_long(self) -> None:
-        """Hand over what has ended since the last time, if that was long ago."""
+    def look(self) -> None:
+        """Do what is due."""
         ...
 
 
@@ -26,10 +26,16 @@ class LongTraces:
 
     Args:
         open_traces: Returns the traces that are open.
+        failure: What is logged, before the error, where looking failed.
     """
 
-    def __init__(self, open_traces: Callable[[], Iterable[Long]]) -> None:
+    def __init__(
+        self,
+        open_traces: Callable[[], Iterable[Long]],
+        failure: str = "What has ended of a long trace is stored with the rest of it",
+    ) -> None:
         self._open_traces = open_traces
+        self._failure = failure
         self._warn = WarnOnce()
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
@@ -41,7 +47,7 @@ class LongTraces:
         self._limit_s = float("inf")
 
     def watch(self, limit_s: float) -> None:
-        """Look at open traces often enough for one that is stored so far after *limit_s* seconds."""
+        """Look at open traces often enough for one about which something is due after *limit_s* seconds."""
         if limit_s < self._limit_s:
             with self._lock:
                 is_running, self._limit_s = self._limit_s < float("inf"), min(limit_s, self._limit_s)
@@ -58,6 +64,6 @@ class LongTraces:
 
     def _look_at(self, trace: Long) -> None:
         try:
-            trace.deliver_if_long()
+            trace.look()
         except Exception as error:  # noqa: BLE001  (the thread goes on)
-            self._warn(type(error), f"What has ended of a long trace is stored with the rest of it: {error!r}", error)
+            self._warn(type(error), f"{self._failure}: {error!r}", error)

@@ -22,9 +22,12 @@ class _MutedSpan(otel.NonRecordingSpan):
         self._context = INVALID_SPAN_CONTEXT
         self._around = around
         self.call_id = call_id
+        self.is_over = False
 
     def get_span_context(self) -> otel.SpanContext:
         """Return the context: the trace of what is around the span, or one of its own."""
+        if self.is_over:
+            return INVALID_SPAN_CONTEXT
         if not self._context.is_valid:
             trace_id = self._around.get_span_context().trace_id or internals.ids.generate_trace_id()
             self._context = otel.SpanContext(trace_id, internals.ids.generate_span_id(), is_remote=False)
@@ -40,18 +43,28 @@ class Muted:
     """
 
     around: otel.Span
+    _span: _MutedSpan
     _detach: Callable[[], None]
 
     records = False
 
     def close(self, end: SpanEnd) -> None:
+        """Take it out of MLflow's context; where it stands in another one, it says nothing there any more."""
+        self._detach()
+        self._span.is_over = True
+
+    def inherit(self) -> None:
+        """Stay what it is in a fork."""
+
+    def detach(self) -> None:
         """Take it out of MLflow's context."""
         self._detach()
 
 
 def mute(around: otel.Span, call_id: str) -> Muted:
     """Put a span that records nothing into MLflow's context, so that foreign spans below are dropped too."""
-    return Muted(around, internals.tracer().attach(_MutedSpan(around, call_id)))
+    span = _MutedSpan(around, call_id)
+    return Muted(around, span, internals.tracer().attach(span))
 
 
 def muted_call_id() -> str | None:

@@ -17,7 +17,9 @@ from opentelemetry.trace import Span
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, Feedback, SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.export.exporter import FLUSHED_WITH_MLFLOW
 from dspy_mlflow_callbacks.export.feedback import warn_not_stored
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans import gen_ai
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
@@ -85,6 +87,13 @@ class NativeSpan:
         self._engine.run_steps(self.otel, with_trace=self._is_entry)
         internals.end_span(self.otel, is_priced=self._is_priced)
 
+    def inherit(self) -> None:
+        """Stay, in a fork, what calls nest in: MLflow's exporter stores a span by itself, whether those above ended."""
+
+    def detach(self) -> None:
+        """Take the span out of MLflow's context, and leave its end to the process that this one is a fork of."""
+        self._detach()
+
     def note(self, event: SpanEvent) -> None:
         """Add *event* to the span, which is open and records."""
         live = internals.live_span(self.otel)
@@ -106,6 +115,10 @@ class NativeEngine:
         self._payload_steps = payload_steps
         self._experiment = experiment
         self._on_loss = on_loss
+        self._begin()
+        FORKS.begin_anew(self._begin)
+
+    def _begin(self) -> None:
         self._probed: internals.Tracer | None = None
 
     def keep_feedback(self, span: Any, feedback: Feedback) -> None:
@@ -131,6 +144,7 @@ class NativeEngine:
         if tracer is not self._probed:  # MLflow takes a new one for a new tracking URI
             self._probed = tracer
             DELIVERY_WATCH.probe()
+            FORKS.at_end_of_child(_flush)
             internals.describe_for_otlp(tracer.otlp, gen_ai.describe)
         attributes = opening_attributes(call.call_id, start)
         run = joined = None
@@ -163,6 +177,11 @@ class NativeEngine:
                 REMOTE_TRACES.leave(joined)
             raise
         return NativeSpan(span, records, self, detach, start.span_type in _PRICED, call.is_entry, joined)
+
+
+def _flush() -> None:
+    with FLUSHED_WITH_MLFLOW.left_out():  # it has an end of its own
+        mlflow.flush_trace_async_logging(terminate=True)
 
 
 def _set(span: otel.Span, key: str, payload: str | None, attributes: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -25,22 +26,24 @@ class OpenCall:
         is_suppressed: Whether the call is dropped because a scope around it switched tracing off.
         is_final: Whether a dropped call is dropped for every callback, not only by its own callback's middleware.
         around: The open call around a dropped one: calls below it that are recorded all the same nest there.
-        cpu_started: Thread and its CPU time in nanoseconds when a root call started.
+        cpu_started: Thread and its CPU time in nanoseconds when a root call, or the first one in a fork, started.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
         at_end: Returns what is known of the call at its end besides, values by the attribute that they become.
+        is_inherited: Whether it began in the process that this one is a fork of, which closes its span.
     """
 
     call_id: str | None
     start: CallStart | None
     span: Any
-    owner: object
-    trace: dict[str, OpenCall] = attrs.field(repr=False)
+    owner: Any
+    trace: TraceCalls = attrs.field(repr=False)
     is_suppressed: bool = attrs.field(default=False, kw_only=True)
     is_final: bool = attrs.field(default=True, kw_only=True)
     around: OpenCall | None = attrs.field(default=None, repr=False, kw_only=True)
     cpu_started: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
     unparsed: str | None = attrs.field(default=None, kw_only=True)
     at_end: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False, kw_only=True)
+    is_inherited: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def is_dropped(self) -> bool:
@@ -53,8 +56,33 @@ class OpenCall:
         return self.start is not None and self.start.is_hidden
 
 
+class TraceCalls(dict[str, OpenCall]):
+    """The calls of one trace that are open, by call_id, and whether anything happens in it.
+
+    Args:
+        owner: Who began the trace, and gives it up.
+
+    Attributes:
+        is_touched: Whether a call has started or ended since the last look.
+        quiet_since: The first look, in seconds of the monotonic clock, since which none has.
+    """
+
+    __slots__ = ("is_touched", "owner", "quiet_since")
+
+    def __init__(self, owner: Any) -> None:
+        super().__init__()
+        self.owner = owner
+        self.is_touched = True
+        self.quiet_since = 0.0
+
+
+NO_CALLS = TraceCalls(None)
+"""Those of a dropped call, which is in no trace."""
+
 # A call that is not open any more: all that is kept of it is that nothing is recorded below it.
-DROPPED = OpenCall(None, None, None, None, {})
+DROPPED = OpenCall(None, None, None, None, NO_CALLS)
+
+_MOST_GIVEN_UP = 1_000
 
 
 class OpenSpans:
@@ -66,6 +94,7 @@ class OpenSpans:
 
     def __init__(self) -> None:
         self._calls: dict[str | None, OpenCall] = {}
+        self._given_up: deque[str] = deque()
         # The dictionary's own methods: they are all that a call in a trace that is sampled out comes to.
         self.get: Callable[[str | None], OpenCall | None] = self._calls.get
         """Return the open call with this id, or None."""
@@ -74,8 +103,27 @@ class OpenSpans:
         self.forget: Callable[[str, None], object] = self._calls.pop
         """Forget an id for which another call stands."""
 
+    def inherit(self, active_call_id: str | None) -> None:
+        """Keep, in a fork, the calls that enclose it, and leave to the parent what began there.
+
+        Args:
+            active_call_id: The call that makes the fork, if any.
+        """
+        enclosing = dict(self._enclosing(active_call_id))
+        for call in self.calls():
+            call.is_inherited = True
+            if call.span is not None:
+                call.span.inherit()
+        self._calls.clear()
+        self._calls.update(enclosing)
+
+    def _enclosing(self, call_id: str | None) -> Iterator[tuple[str | None, OpenCall]]:
+        while (call := self.get(call_id)) is not None:
+            yield call_id, call
+            call_id = None if call.start is None else call.start.parent_call_id
+
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._calls) - sum(self._calls.get(call_id) is DROPPED for call_id in list(self._given_up))
 
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._calls
@@ -89,22 +137,43 @@ class OpenSpans:
         self._calls[call_id] = call
         if call.start is not None and call.call_id == call_id:
             call.trace[call_id] = call
+            call.trace.is_touched = True
 
     def take(self, call_id: str) -> OpenCall:
         """Return the call with this id and forget it; `DROPPED` for one that is not open."""
         call = self._calls.pop(call_id, DROPPED)
-        call.trace.pop(call_id, None)
-        return call
+        if call.start is None:
+            return call
+        call.trace.is_touched = True
+        # Who takes it out of its trace has it: another thread may be about to give it up.
+        return DROPPED if call.trace.pop(call_id, None) is None else call
 
-    def abandon(self, trace: dict[str, OpenCall]) -> list[OpenCall]:
+    def abandon(self, trace: TraceCalls) -> list[OpenCall]:
         """Return the calls of *trace* that are still open, innermost first, and drop what may yet come from them."""
         left = []
         with suppress(KeyError):  # empty, be it that another thread took the last one
             while True:
                 call_id, call = trace.popitem()
-                self._calls[call_id] = DROPPED
+                self._drop_what_comes(call_id)
                 left.append(call)
         return left
+
+    def abandon_dropped(self, call: OpenCall) -> bool:
+        """Forget a dropped call whose end may never come; return False if it has come."""
+        ids = [call_id for call_id, each in list(self._calls.items()) if each is call and call_id is not None]
+        for call_id in ids:
+            self._drop_what_comes(call_id)
+        return bool(ids)
+
+    def _drop_what_comes(self, call_id: str) -> None:
+        """Drop what is called below a call that is given up, until its end comes after all or there are too many."""
+        self._calls[call_id] = DROPPED
+        self._given_up.append(call_id)
+        with suppress(IndexError):  # another thread was faster
+            while len(self._given_up) > _MOST_GIVEN_UP:
+                oldest = self._given_up.popleft()
+                if self._calls.get(oldest) is DROPPED:
+                    self.forget(oldest, None)
 
 
 OPEN_SPANS = OpenSpans()

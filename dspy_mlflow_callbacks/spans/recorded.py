@@ -116,6 +116,14 @@ class RecordedSpan(LightSpan):
             if self.is_entry:
                 self.trace.end()
 
+    def inherit(self) -> None:
+        """Leave the trace, in a fork, to the process that began it."""
+        self.trace.is_inherited = True
+
+    def detach(self) -> None:
+        """Take the span out of MLflow's context, and leave its end to the process that this one is a fork of."""
+        self._detach()
+
     def _take_end(self, end: SpanEnd) -> None:
         """Keep the end until somebody looks; another thread may be at it right now."""
         self._end = end
@@ -208,12 +216,24 @@ class RecordedEngine:
     def open_below(self, call: CallStart, start: SpanStart, parent: RecordedSpan) -> RecordedSpan:
         """Open a span below a recorded one, or below the user's own that is open inside it."""
         trace = parent.trace
+        if trace.is_inherited:
+            return self._open_in_fork(call, start, parent)
         if call.tags or call.metadata:
             trace.say(call.tags, call.metadata)
         active = trace.tracer.current_span()
         if active is not parent and is_users_span_within(active, parent):
             return self._span(call, start, trace, outer=active.get_span_context())
         return self._span(call, start, trace, above=parent)
+
+    def _open_in_fork(self, call: CallStart, start: SpanStart, parent: RecordedSpan) -> RecordedSpan:
+        """Open a span below one of the process that this one is a fork of: the first of a part of that one's trace."""
+        of_parent = parent.trace
+        tracer, experiment_id = of_parent.tracer, of_parent.destination.experiment_id
+        trace = ForeignTrace(tracer, of_parent.otel_id, self._settings, experiment_id)
+        LONG_TRACES.watch(self._settings.max_open_s)
+        active = tracer.current_span()
+        outer = active.get_span_context() if is_users_span_within(active, parent) else parent.context
+        return self._span(call, start, trace, outer=outer, is_entry=True)
 
     def _span(
         self,

@@ -63,9 +63,11 @@ class RecordedTrace(ABC):
         spans: All spans, as they began; the first one is the root of what is recorded.
         judged: Spans that have ended, each with what a metric says of it.
         size: Roughly how many bytes it holds.
+        is_inherited: Whether this process is a fork of the one that began it, and delivers it.
     """
 
     trace_state: TraceState | None = None  # OpenTelemetry's, where the trace came with one
+    is_inherited = False
 
     def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
         self.tracer = tracer
@@ -146,11 +148,12 @@ class RecordedTrace(ABC):
             if outcome == "rejected":
                 counters.dead_lettered()
 
-    def deliver_if_long(self) -> None:
+    def look(self) -> None:
         """Hand over the spans that have ended since the last time, if that was long ago."""
         now = time.monotonic()
         is_due = now - self._delivered_at >= self._settings.max_open_s
-        if is_due and self._settings.tail_sampler is None:  # who has to decide about all of it
+        # A tail sampler has to decide about all of it.
+        if is_due and self._settings.tail_sampler is None and not self.is_inherited:
             self._delivered_at = now
             part = PartOfTrace(self, not_delivered(self._ended()))
             if part.spans:

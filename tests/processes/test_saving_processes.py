@@ -38,20 +38,6 @@ print(load_program(sys.argv[1], allow_pickle=True)(question="why?").answer)
 PLAIN_LOAD = LOAD.replace("from dspy_mlflow_callbacks import load_program\n", "").replace("load_program(", "dspy.load(")
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """Return where this process and those that it starts store traces: a database in the test's own folder."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    experiment = mlflow.set_experiment("served").experiment_id
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    yield uri
-    mlflow.set_tracking_uri(before)
-
-
 def program():
     return attach(dspy.ChainOfThought("question -> answer"), MlflowCallback(tags={"team": "search"}))
 

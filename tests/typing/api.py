@@ -132,6 +132,7 @@ options = MlflowCallback(
     max_block_s=0.5,
     exit_timeout_s=5,
     max_open_s=60,
+    max_silent_s=3600,
     verbosity="error",
 )
 config = TracingConfig(events=["lm"], sampling_rules=[{"ratio": 0.5}], tags={"team": "search"})

@@ -1,0 +1,177 @@
+"""Forks: what is open stays the parent's, the child traces at once, and both end."""
+
+from __future__ import annotations
+
+import pytest
+from programs_of_processes import tree
+
+ECHO = [("Echo", [])]
+
+
+def test_a_fork_traces_at_once(processes):
+    """A fork of a program that has traced stores its own traces, and the parent goes on with its own."""
+    processes.run("""
+calls(20)
+child = os.fork()
+calls(3)
+if not child:
+    assert flush(60)
+    stats = callback.stats()
+    assert (stats.started, stats.ended, stats.open, stats.queued) == (3, 3, 0, 0), stats
+    sys.exit()
+assert ended(child) == 0
+assert callback.stats().started == 23
+""")
+    traces = processes.traces()
+    assert [tree(trace) for trace in traces] == [ECHO] * 26
+    assert len({trace.info.trace_id for trace in traces}) == len(set(processes.questions())) == 26
+
+
+MID_TRACE = """
+def fork(_):
+    with mlflow.start_span("before the fork"):
+        pass
+    calls(1)
+    child = os.fork()
+    calls(2)
+    if not child:
+        {end}
+    assert ended(child) == 0
+    calls(1)
+
+Runs(fork)(given="parent")
+{after}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "after"),
+    [
+        ("sys.exit()", ""),
+        ("assert flush(60); os._exit(0)", ""),
+        ("return", "calls(1)"),
+    ],
+    ids=["exits", "leaves at once", "returns through the call"],
+)
+def test_a_fork_in_mid_trace_adds_to_the_trace(processes, end, after):
+    """What a fork calls nests in the call that made it, once; the calls around it end in the parent alone."""
+    processes.run(MID_TRACE.format(end=end, after=after))
+    (trace, *others) = sorted(processes.traces(), key=lambda trace: -len(trace.data.spans))
+    assert tree(trace) == [("Runs", [("before the fork", [])] + [("Echo", [])] * 6)]
+    assert [tree(other) for other in others] == [ECHO] * (2 if after else 0)
+    assert trace.info.state == "OK"
+    assert {span.status.status_code for span in trace.data.spans} == {"OK"}
+
+
+def test_a_fork_leaves_the_open_calls_of_other_threads_to_the_parent(processes):
+    """What other threads had open at the fork is stored by the parent, once, and forgotten in the fork."""
+    processes.run("""
+forked = threading.Event()
+begun = threading.Barrier(5)
+
+def wait(_):
+    begun.wait(60)
+    assert forked.wait(60)
+
+threads = [threading.Thread(target=Runs(wait), kwargs={"given": number}) for number in range(4)]
+for thread in threads:
+    thread.start()
+begun.wait(60)
+child = os.fork()
+if not child:
+    assert callback.stats().open == 0
+    calls(1)
+    sys.exit()
+forked.set()
+assert ended(child) == 0
+for thread in threads:
+    thread.join()
+assert callback.stats().open == 0
+""")
+    assert sorted(str(tree(trace)) for trace in processes.traces()) == sorted([str(ECHO), *[str([("Runs", [])])] * 4])
+
+
+def test_forks_under_load_find_no_lock_held(processes, engine):
+    """Forks that are made while many threads trace never wait for what the fork has not; nothing is lost or doubled."""
+    said = processes.run("""
+stop = threading.Event()
+done = []
+
+def work():
+    count = 0
+    while not stop.is_set():
+        Answer()(question=f"{threading.get_ident()} {count}")
+        count += 1
+    done.append(count)
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+children = []
+for _ in range(12):
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        calls(5)
+        callback.stats()
+        with mlflow.start_span("the user's own"):
+            calls(1)
+        assert flush(50)
+        sys.exit()
+    children.append(child)
+    time.sleep(0.1)
+stop.set()
+for thread in threads:
+    thread.join()
+assert [ended(child) for child in children] == [0] * 12
+print(sum(done))
+""")
+    stored = processes.traces()
+    names = [trace.data.spans[0].name for trace in stored]
+    counts = [names.count(name) for name in ("Answer", "Echo", "the user's own")]
+    assert counts[1:] == [12 * 5, 12]
+    assert counts[0] == int(said) or engine == "native"  # MLflow's exporter drops what is too much for it
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_of_each_kind(processes, way):
+    """Workers of a process pool, however they are started, trace with a callback that comes by plain pickle."""
+    processes.run(f"""
+import multiprocessing, pickle
+
+def work(pickled):
+    program, callback = pickle.loads(pickled)
+    assert [each.config.tags["team"] for each in (callback, *program.callbacks)] == ["search", "search"]
+    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
+        Echo()(question=f"{{os.getpid()}} by the callback")
+        program(question=f"{{os.getpid()}} attached")
+
+if __name__ == "__main__":
+    from dspy_mlflow_callbacks import attach
+    context = multiprocessing.get_context({way!r})
+    calls(2)
+    mine = MlflowCallback(tags={{"team": "search"}})
+    pickled = pickle.dumps((attach(Echo(), mine), mine))
+    workers = [context.Process(target=work, args=(pickled,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+""")
+    assert [tree(trace) for trace in processes.traces()] == [ECHO] * 6
+    teams = [trace.info.tags.get("team") for trace in processes.traces()]
+    assert (teams.count("search"), len(set(processes.questions()))) == (4, 6)
+
+
+def test_a_pool_of_processes(processes):
+    """Workers of `concurrent.futures` store all that they traced when their pool ends."""
+    processes.run("""
+from concurrent.futures import ProcessPoolExecutor
+import multiprocessing
+if __name__ == "__main__":
+    calls(1)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        list(pool.map(calls, [10] * 4))
+""")
+    assert len(set(processes.questions())) == len(processes.traces()) == 41
