@@ -80,7 +80,7 @@ def add_feedback(span: Any, feedback: Feedback) -> bool:
 def write_feedback(uri: str, feedback: Sequence[Feedback]) -> None:
     """Write feedback on stored traces to an SQL store in one transaction; what is there already stays."""
     store = client_of(uri).store
-    if _keeps_sums():
+    if _keeps_sums() or not hasattr(store, "ManagedSessionMaker"):  # in memory
         _write_one_by_one(store, feedback)
         return
     with store.ManagedSessionMaker(read_only=False) as session:

@@ -211,7 +211,7 @@ class MemoryStore(_Delegating):
     def create_assessment(self, assessment: Assessment) -> Assessment:
         """Keep feedback or an expectation."""
         now = int(time.time() * 1000)
-        assessment.assessment_id = f"a-{uuid.uuid4().hex}"
+        assessment.assessment_id = assessment.assessment_id or f"a-{uuid.uuid4().hex}"
         assessment.create_time_ms = assessment.last_update_time_ms = now
         assessment.valid = True
         with self._lock:

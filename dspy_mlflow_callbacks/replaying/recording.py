@@ -174,7 +174,7 @@ def recording_of(trace: Trace, attachments: Mapping[str, Any] = EMPTY) -> Record
 
 def lm_calls(trace: Trace) -> list[Recorded]:
     """Return the LM calls in *trace* in the order in which they began, whatever else is in it."""
-    whole = with_attachments(trace)
+    whole = with_attachments(trace, {})
     spans = sorted(trace.data.spans, key=lambda span: span.start_time_ns)
     found = [_recorded(span, None, whole) for span in spans if span.end_time_ns is not None]
     return [call for call in found if call is not None and call.kind is CallKind.LM]

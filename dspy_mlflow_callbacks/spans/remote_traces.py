@@ -30,7 +30,7 @@ class _Joined:
     is_ours: bool
     parts: int = 0
 
-    def deliver_if_long(self) -> None:
+    def look(self) -> None:
         """Forget the trace if no part and no span of it runs any more; see `long_traces.LongTraces`."""
         REMOTE_TRACES.settle(self)
 

@@ -10,6 +10,7 @@ import orjson
 from mlflow.entities import TraceInfo
 from mlflow.entities.model_registry import PromptVersion
 
+from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.batch import Entry
 from dspy_mlflow_callbacks.export.otlp import request_of_values
 from dspy_mlflow_callbacks.export.otlp_reader import spans_of, spans_of_values
@@ -114,18 +115,18 @@ def _request(entry: Entry, destination: Destination) -> bytes:
 
 
 def _extra(leaves: Prepared) -> str:
-    if leaves.info is None and not leaves.attachments and not leaves.prompts:
-        return "{}"
-    attachments = {
-        id_: {"content_type": each.content_type, "content": base64.b64encode(each.content_bytes).decode()}
-        for id_, each in leaves.attachments.items()
-    }
-    extra = {
+    """Return what a trace has beside its spans."""
+    said = {
         "info": None if leaves.info is None else leaves.info.to_dict(),
-        "attachments": attachments,
+        "attachments": {
+            id_: {"content_type": each.content_type, "content": base64.b64encode(each.content_bytes).decode()}
+            for id_, each in leaves.attachments.items()
+        },
         "prompts": [{"name": each.name, "version": each.version} for each in leaves.prompts],
+        "feedback": [attrs.asdict(each) for each in leaves.feedback],
+        "is_shared": leaves.is_shared,
     }
-    return orjson.dumps(extra).decode()
+    return orjson.dumps({name: value for name, value in said.items() if value}).decode()
 
 
 def _prepared(row: Row) -> Prepared:
@@ -140,4 +141,6 @@ def _prepared(row: Row) -> Prepared:
         info=info_of(row),
         attachments=attachments,
         prompts=[PromptVersion(each["name"], each["version"], "") for each in extra.get("prompts", [])],
+        feedback=[internals.Feedback(**each) for each in extra.get("feedback", [])],
+        is_shared=extra.get("is_shared", False),
     )
