@@ -560,6 +560,8 @@ def test_the_counts(run, engine):
         "failed": 0,
         "stored": 0 if engine == "native" else 1,
         "lost": 0,
+        "spooled": 0,
+        "dead_lettered": 0,
         "open": 0,
         "queued": 0,
         "bytes": 0,
@@ -594,10 +596,10 @@ def test_each_problem_is_said_once(run, warned):
 @pytest.mark.engine("recorded")
 @pytest.mark.parametrize("options", [{"on_full": "drop"}, {"on_full": "block", "max_block_s": 0.01}])
 def test_a_full_buffer(run, dspy_traces, monkeypatch, warned, options):
-    """While the store takes none, the first trace waits; those for which there is no room are lost, and counted."""
+    """While the store takes none, and there is no spool, the first trace waits; those without room are counted."""
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
     mlflow.tracing.reset()
-    callback = MlflowCallback(max_queue_traces=1, **options)
+    callback = MlflowCallback(max_queue_traces=1, spool_dir="", **options)
     dspy.configure(callbacks=[callback])
     with locked_store():
         for _ in range(3):

@@ -41,7 +41,8 @@ class Database:
         self._on_damage = on_damage
         self._lock = threading.RLock()
         self._is_held = False
-        self._guard = Guard(folder)
+        self._guard = Guard(folder / "spool.lock")
+        self._opening = Guard(folder / "opening.lock")
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
 
@@ -63,6 +64,14 @@ class Database:
         finally:
             self._lock.release()
 
+    def shrink(self) -> None:
+        """Give the pages back that nothing is on."""
+        with self._lock:
+            if self._connection is not None:
+                with suppress(sqlite3.Error):  # locked: then the next time
+                    # Not by `execute`, which does one step of it, a page.
+                    self._connection.executescript("PRAGMA incremental_vacuum")
+
     def exists(self) -> bool:
         """Return whether there is anything to be looked at."""
         return self.file.exists()
@@ -72,6 +81,7 @@ class Database:
         with self._lock:
             self._close()
             self._guard.close()
+            self._opening.close()
 
     def before_fork(self) -> None:
         """Let no transaction be under way that a fork would find so for ever, but for one that takes very long."""
@@ -90,6 +100,7 @@ class Database:
             self._connection = None
         self._lock = threading.RLock()
         self._guard.close()
+        self._opening.close()
 
     def _run(self, work: Work[Done], timeout_s: float) -> Done:
         if self._connection is not None and self._connection.in_transaction:
@@ -100,7 +111,7 @@ class Database:
             if not is_damage(error):
                 raise SpoolError(str(error)) from error
         try:
-            self._begin_anew()
+            self._begin_anew(timeout_s)
             return self._in_transaction(work, timeout_s)
         except (sqlite3.Error, OSError) as error:
             raise SpoolError(str(error)) from error
@@ -108,12 +119,13 @@ class Database:
     def _in_transaction(self, work: Work[Done], timeout_s: float) -> Done:
         for _ in range(_MOST_OPENINGS):
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._guard.shared():
+            with self._guard.shared(timeout_s):
                 if self._connection is not None and _identity(self.file) == self._opened:
                     return _transact(self._connection, work, timeout_s, fsync=self.fsync)
-            with self._guard.alone():  # another process may have set the file aside; and a new one is made by one
+            # Another process may have set the file aside. A new one is made by one process.
+            with self._opening.alone(timeout_s), self._guard.shared(timeout_s):
                 self._close()
-                self._connection = connect(self.file)
+                self._connection = connect(self.file, timeout_s)
                 self._opened = _identity(self.file)
         message = "its file vanishes again and again"
         raise SpoolError(message)
@@ -123,9 +135,9 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, timeout_s: float) -> None:
         self._close()
-        with self._guard.alone():
+        with self._guard.alone(timeout_s):
             found = set_aside(self.file, connect)
         if found is not None:
             self._on_damage(*found)
@@ -145,11 +157,11 @@ def _transact(connection: sqlite3.Connection, work: Work[Done], timeout_s: float
     return done
 
 
-def connect(file: Path) -> sqlite3.Connection:
+def connect(file: Path, timeout_s: float = BUSY_SECONDS) -> sqlite3.Connection:
     """Open a database for writing, with all tables, and readable by its owner only."""
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # its log gets the same rights
-    connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(file, timeout=timeout_s, isolation_level=None, check_same_thread=False)
     try:
         connection.text_factory = _text
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

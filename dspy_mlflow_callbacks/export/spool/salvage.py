@@ -17,7 +17,8 @@ Connect = Callable[[Path], sqlite3.Connection]
 MOST_KEPT = 3
 """How many damaged spools are kept for who wants to look at them."""
 
-_MOST_FAILURES = 100_000
+_MOST_FAILURES = 20_000
+_MOST_FAILURES_IN_A_ROW = 5_000
 _ENDINGS = ("", "-wal", "-shm")
 
 
@@ -80,21 +81,30 @@ def _save(aside: Path, table: str, new: sqlite3.Connection) -> int:
 
 def _readable(file: Path, table: str) -> Iterator[tuple[object, ...]]:
     """Yield the rows that SQLite can read, on whatever side of those that it cannot."""
-    last, failures, seen = 0, 0, set()
     try:
         connection = sqlite3.connect(file, isolation_level=None)
     except sqlite3.Error:
         return
     with closing(connection):
         connection.text_factory = lambda data: data.decode("utf-8", errors="replace")
-        while failures < _MOST_FAILURES:
-            try:
-                for row in tables.select(connection, table, "id > ? ORDER BY id", (last,)):
-                    last = row[0]
-                    if last not in seen:
-                        seen.add(last)
-                        yield row
-            except (sqlite3.Error, MemoryError, OverflowError):  # noqa: PERF203  (one damaged page is not the end)
-                last, failures = last + 1, failures + 1
-            else:
-                return
+        try:
+            connection.execute("SELECT name FROM sqlite_master").fetchall()
+        except sqlite3.Error:  # not even its first page
+            return
+        yield from _rows_around_damage(connection, table)
+
+
+def _rows_around_damage(connection: sqlite3.Connection, table: str) -> Iterator[tuple[object, ...]]:
+    last, failures, in_a_row = 0, 0, 0
+    seen: set[int] = set()
+    while failures < _MOST_FAILURES and in_a_row < _MOST_FAILURES_IN_A_ROW:
+        try:
+            for row in tables.select(connection, table, "id > ? ORDER BY id", (last,)):
+                last, in_a_row = row[0], 0
+                if last not in seen:
+                    seen.add(last)
+                    yield row
+        except (sqlite3.Error, MemoryError, OverflowError):  # noqa: PERF203  (one damaged page is not the end)
+            last, failures, in_a_row = last + 1, failures + 1, in_a_row + 1
+        else:
+            return

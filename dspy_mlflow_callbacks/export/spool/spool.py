@@ -161,12 +161,13 @@ class Spool:
                 # A lease from the future is of a clock that was set back.
                 if owner != self.owner and (is_dead(owner) or not 0 <= now - leased < LEASE_SECONDS):
                     connection.execute("UPDATE traces SET owner = NULL, leased = 0 WHERE owner = ?", (owner,))
-            if not tables.counted(connection, "bytes"):
-                connection.execute("PRAGMA incremental_vacuum").fetchall()  # the file shrinks once it is empty
             found = connection.execute("SELECT DISTINCT destination FROM traces WHERE owner IS NULL")
             return [destination for (destination,) in found]
 
-        return self.database.run(work)
+        waiting = self.database.run(work)
+        if not waiting:
+            self.database.shrink()
+        return waiting
 
     def claim(self, destination: str, most: int, most_bytes: int) -> list[Row]:
         """Return the traces that have waited longest for a destination; they are held until released or deleted."""
