@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         compare_versions,
     )
     from dspy_mlflow_callbacks.config import TracingConfig
+    from dspy_mlflow_callbacks.distributed import continue_trace, inject_headers
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
     from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.middleware import (
@@ -96,8 +97,10 @@ __all__ = [
     "autolog",
     "compare_traces",
     "compare_versions",
+    "continue_trace",
     "detach",
     "flush",
+    "inject_headers",
     "load_model",
     "load_program",
     "log_model",
@@ -123,6 +126,7 @@ _ROOMS = {
     ),
     "compare": ("CheckFailedError", "TraceComparison", "VersionComparison", "compare_traces", "compare_versions"),
     "config": ("TracingConfig",),
+    "distributed": ("continue_trace", "inject_headers"),
     "events": ("CallEnd", "CallKind", "CallStart"),
     "flushing": ("flush",),
     "middleware": (

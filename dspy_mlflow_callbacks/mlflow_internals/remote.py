@@ -1,7 +1,7 @@
 """Traces to which several processes add spans: what of them MLflow has in memory, and how their totals stay whole.
 
-MLflow's exporter ends a trace with `start_trace`. From then on the store takes tokens and cost for settled, and those
-of spans that another process stores later are not counted. A shared trace is therefore completed by what version 2 of
+MLflow's exporter ends a trace with `start_trace`. From then on the store takes tokens and cost for settled, and does not
+count those of spans that another process stores later. A shared trace is therefore completed by what version 2 of
 MLflow's API does at a trace's end, which says the same and settles nothing.
 """
 
@@ -57,8 +57,12 @@ class ContextScope:
     def close(self) -> None:
         """Put back what was there; a no-op in a context that never saw it."""
         for reset, token in reversed(self._undo):
-            with suppress(ValueError):  # opened in another context: an abandoned async generator
-                reset(token)
+            _reset(reset, token)
+
+
+def _reset(reset: Callable[[Any], object], token: Any) -> None:
+    with suppress(ValueError):  # opened in another context: an abandoned async generator
+        reset(token)
 
 
 def remote_entry(otel_trace_id: int, experiment_id: str | None) -> Any:
@@ -89,7 +93,7 @@ def share(entry: Any) -> None:
     if not isinstance(entry.info.trace_metadata, _OfShared):
         entry.info.trace_metadata = _OfShared(entry.info.trace_metadata)
     for processor in _processors():
-        exporter = getattr(processor, "span_exporter", None)
+        exporter: Any = getattr(processor, "span_exporter", None)
         if type(exporter) is MlflowV3SpanExporter and "_log_trace" not in vars(exporter):
             exporter._log_trace = _SharedTraces(exporter)
 
