@@ -219,6 +219,8 @@ class Tracing:
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
         if parent is None or call.is_root:
             held = OpenCall(call.call_id, call, span, self, {}, cpu_started=_cpu_time())
+        elif dspy_internals.carried_call_id() == parent.call_id and self._engine.share(span):
+            held = OpenCall(call.call_id, call, span, self, {}, is_carried=True)
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
         self._open_spans.add(call.call_id, held)
@@ -270,7 +272,7 @@ class Tracing:
             parent.unparsed = adapter
 
     def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
-        if start.is_root:
+        if start.is_root or call.is_carried:
             self._close_abandoned(call.trace)
         described = None
         try:

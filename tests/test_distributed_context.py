@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,7 @@ def test_headers_are_those_of_w3c(dspy_traces):
 
 
 def test_the_trace_goes_on_where_headers_arrive(dspy_traces):
-    """A program that runs under headers is part of the trace, below the span that sent them, after its root has ended."""
+    """A program that runs under headers is part of the trace, below the span that sent them."""
     with continue_trace(sent()):
         dspy.settings.configure(lm=answering())
         Program()(question="why?")
@@ -109,7 +110,7 @@ def test_while_the_root_runs(dspy_traces):
 
     def call(_):
         headers = inject_headers()
-        at_once(lambda: continue_trace(headers)(Echo())())
+        at_once(continue_trace(headers)(Echo()))
 
     Runs(call)()
     assert dspy_traces.tree() == [bare("Runs", bare("Echo"))]
@@ -229,7 +230,9 @@ def test_an_error_in_a_part_is_on_its_span(dspy_traces):
 # What is not recorded
 
 
-@pytest.mark.parametrize("options", [{"sampling_ratio": 0.0}, {"middleware": [RatioSampler(0.0)]}, {"exclude": ["Runs"]}])
+@pytest.mark.parametrize(
+    "options", [{"sampling_ratio": 0.0}, {"middleware": [RatioSampler(0.0)]}, {"exclude": ["Runs"]}]
+)
 def test_what_the_sender_leaves_out_is_left_out(dspy_traces, options):
     """Below a call that is sampled or filtered out nothing is recorded elsewhere either, whatever the ratio there."""
     headers = sent(**options)
@@ -347,7 +350,11 @@ def test_mlflow_continues_ours(dspy_traces):
 
 def test_the_state_of_others_goes_on(dspy_traces):
     """`tracestate` and baggage of other makers go on from a part to the next process."""
-    headers = [(b"Traceparent", FOREIGN.encode()), (b"TraceState", b"v=1, w@x=2"), (b"Baggage", b"a=b%20c;p=1,bad entry")]
+    headers = [
+        (b"Traceparent", FOREIGN.encode()),
+        (b"TraceState", b"v=1, w@x=2"),
+        (b"Baggage", b"a=b%20c;p=1,bad entry"),
+    ]
     with continue_trace(headers):
         on = sent()
     assert on["tracestate"] == "v=1,w@x=2"
@@ -499,13 +506,15 @@ def test_what_headers_may_say(dspy_traces, allow):
 
 def test_an_unknown_part_is_refused():
     """*allow* names what it was given and what is allowed."""
-    with pytest.raises(ValueError, match="allow must be of trace, experiment, .*, got tracking_uri"):
+    with pytest.raises(ValueError, match=r"allow must be of trace, experiment, .*, got tracking_uri"):
         continue_trace({}, allow=["tracking_uri"])
 
 
 def test_tags_of_mlflows_own_are_refused(dspy_traces):
     """Headers set no tag of MLflow's, such as where a trace's artifacts are, and none longer than MLflow stores."""
-    carrier = {"baggage": f"dspy_mlflow.tag.mlflow.artifactLocation=x,dspy_mlflow.tag.{'k' * 251}=x,dspy_mlflow.tag.a=b"}
+    carrier = {
+        "baggage": f"dspy_mlflow.tag.mlflow.artifactLocation=x,dspy_mlflow.tag.{'k' * 251}=x,dspy_mlflow.tag.a=b"
+    }
     carrier["baggage"] += f",session.id={'s' * 300},mlflow.experiment.id=..%2Fx"
     with continue_trace(carrier):
         Echo()()
@@ -536,7 +545,7 @@ def kinds():
         return [each async for each in function()]
 
     return {
-        "function": (lambda: Echo()(), lambda function: function()),
+        "function": (functools.partial(Echo()), lambda function: function()),
         "coroutine": (coroutine, lambda function: asyncio.run(function())),
         "generator": (generator, lambda function: list(function())),
         "async generator": (async_generator, lambda function: asyncio.run(read(function))),

@@ -6,10 +6,12 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed
 from dspy_mlflow_callbacks.dspy_internals.settings import (
+    CarriedCalls,
     OthersOnly,
     OutsideCalls,
     SettingsOverride,
     active_call_id,
+    carried_call_id,
     hear_everywhere,
     restored_settings,
     settings,
@@ -22,11 +24,13 @@ __all__ = [
     "HAS_ENGINES",
     "NO_CONNECTION",
     "Answer",
+    "CarriedCalls",
     "KeptCallbacks",
     "OthersOnly",
     "OutsideCalls",
     "SettingsOverride",
     "active_call_id",
+    "carried_call_id",
     "directed",
     "hear_everywhere",
     "install",

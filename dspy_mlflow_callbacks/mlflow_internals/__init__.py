@@ -113,7 +113,9 @@ from dspy_mlflow_callbacks.mlflow_internals.testing import (
     store_of_its_own,
 )
 from dspy_mlflow_callbacks.mlflow_internals.threads import (
+    CarriedContext,
     in_current_context,
+    is_carried,
     leave_spans,
 )
 from dspy_mlflow_callbacks.mlflow_internals.tracers import (
@@ -130,6 +132,7 @@ __all__ = [
     "REQUEST_ID",
     "SOURCE_RUN",
     "SPAN_TYPE",
+    "CarriedContext",
     "ContextScope",
     "FlushedWithMlflow",
     "Recorder",
@@ -160,6 +163,7 @@ __all__ = [
     "ids",
     "in_current_context",
     "in_workspace",
+    "is_carried",
     "is_in_memory",
     "is_in_mlflow",
     "is_plain",

@@ -107,6 +107,8 @@ class RecordedSpan(LightSpan):
             self.end()
             if self.is_entry:
                 self.trace.end()
+            elif self.trace.is_over:
+                self.trace.deliver_late(self)
 
     def _take_end(self, end: SpanEnd) -> None:
         """Keep the end until somebody looks; another thread may be at it right now."""
