@@ -101,9 +101,9 @@ def test_threads_are_part_of_the_trace(dspy_traces, way):
 @pytest.mark.parametrize("way", WAYS[:3])
 def test_what_holds_around_holds_in_threads(dspy_traces, way):
     """Scopes, settings and the run around the hand-over hold in the threads."""
-    with mlflow.start_run() as run, trace_context(session_id="seven", tags={"team": "search"}):
-        with dspy.context(lm=answering()):
-            way(lambda question: Program()(question=question))
+    around = trace_context(session_id="seven", tags={"team": "search"})
+    with mlflow.start_run() as run, around, dspy.context(lm=answering()):
+        way(lambda question: Program()(question=question))
     traces = dspy_traces.all()
     assert [tree(trace) for trace in traces] == [[program_tree()]] * 3
     for trace in traces:

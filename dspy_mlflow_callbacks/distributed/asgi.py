@@ -1,4 +1,4 @@
-"""Services under ASGI (https://asgi.readthedocs.io/): FastAPI, Starlette, Quart, Django, …"""
+"""Services under ASGI (https://asgi.readthedocs.io/): FastAPI, Starlette, Quart, Django and others."""
 
 from __future__ import annotations
 

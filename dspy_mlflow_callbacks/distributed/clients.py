@@ -74,7 +74,7 @@ def _sending(send: Callable[..., Any], hosts: tuple[str, ...] | None) -> Callabl
 
 
 def _is_told(host: str, hosts: tuple[str, ...] | None) -> bool:
-    return hosts is None or matches(host, hosts)
+    return hosts is None or (bool(hosts) and matches(host, hosts))
 
 
 def _checked(hosts: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Services under WSGI (https://peps.python.org/pep-3333/): Flask, Django, Bottle, …"""
+"""Services under WSGI (https://peps.python.org/pep-3333/): Flask, Django, Bottle and others."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class TraceWSGIMiddleware:
     """Continues the trace of whoever calls a service: what runs for a request is below the caller's span.
 
-    It reads the headers of each request, and touches nothing else; a body that streams is made inside the trace, step by
-    step. A request without headers is none of its business: what runs for it begins traces of its own.
+    It reads the headers of each request, and touches nothing else; a body that streams is made inside the trace, step
+    by step. A request without headers is none of its business: what runs for it begins traces of its own.
 
     Args:
         app: The application.
