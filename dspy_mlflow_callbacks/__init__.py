@@ -28,6 +28,15 @@ if TYPE_CHECKING:
         compare_versions,
     )
     from dspy_mlflow_callbacks.config import TracingConfig
+    from dspy_mlflow_callbacks.distributed import (
+        TraceASGIMiddleware,
+        TracedThreadPoolExecutor,
+        TraceWSGIMiddleware,
+        continue_trace,
+        inject_headers,
+        propagate,
+        trace_client,
+    )
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
     from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.middleware import (
@@ -89,22 +98,29 @@ __all__ = [
     "TailSampler",
     "Timing",
     "ToolCallback",
+    "TraceASGIMiddleware",
     "TraceComparison",
+    "TraceWSGIMiddleware",
+    "TracedThreadPoolExecutor",
     "TracingConfig",
     "VersionComparison",
     "attach",
     "autolog",
     "compare_traces",
     "compare_versions",
+    "continue_trace",
     "detach",
     "flush",
+    "inject_headers",
     "load_model",
     "load_program",
     "log_model",
+    "propagate",
     "replay",
     "save_model",
     "save_program",
     "suppress_tracing",
+    "trace_client",
     "trace_context",
 ]
 
@@ -123,6 +139,15 @@ _ROOMS = {
     ),
     "compare": ("CheckFailedError", "TraceComparison", "VersionComparison", "compare_traces", "compare_versions"),
     "config": ("TracingConfig",),
+    "distributed": (
+        "TraceASGIMiddleware",
+        "TraceWSGIMiddleware",
+        "TracedThreadPoolExecutor",
+        "continue_trace",
+        "inject_headers",
+        "propagate",
+        "trace_client",
+    ),
     "events": ("CallEnd", "CallKind", "CallStart"),
     "flushing": ("flush",),
     "middleware": (

@@ -288,6 +288,8 @@ class Tracing:
         if parent is None or parent.is_inherited or call.is_root:
             held = OpenCall(call.call_id, call, span, self, TraceCalls(self), cpu_started=_cpu_time())
             _SILENCE.watch(self.max_silent_s)
+        elif dspy_internals.carried_call_id() == parent.call_id and self._engine.share(span):
+            held = OpenCall(call.call_id, call, span, self, TraceCalls(self), is_carried=True)
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
         self._open_spans.add(call.call_id, held)
@@ -344,7 +346,7 @@ class Tracing:
             parent.unparsed = adapter
 
     def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
-        if call.cpu_started is not None:
+        if call.cpu_started is not None or call.is_carried:
             self._close_abandoned(call.trace, _ABANDONED)
         described = None
         try:

@@ -7,10 +7,12 @@ from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed, directed_everywhere
 from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples
 from dspy_mlflow_callbacks.dspy_internals.settings import (
+    CarriedCalls,
     OthersOnly,
     OutsideCalls,
     SettingsOverride,
     active_call_id,
+    carried_call_id,
     hear_everywhere,
     restored_settings,
     settings,
@@ -23,12 +25,14 @@ __all__ = [
     "HAS_ENGINES",
     "NO_CONNECTION",
     "Answer",
+    "CarriedCalls",
     "HearsExamples",
     "KeptCallbacks",
     "OthersOnly",
     "OutsideCalls",
     "SettingsOverride",
     "active_call_id",
+    "carried_call_id",
     "directed",
     "directed_everywhere",
     "hear_everywhere",

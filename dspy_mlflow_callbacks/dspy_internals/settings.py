@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import Token
+from contextvars import ContextVar, Token
 from typing import Any
 
 import dspy
@@ -80,6 +80,41 @@ class OutsideCalls:
         """Put back what was there before; a no-op in a context that never saw the change."""
         with suppress(ValueError):
             ACTIVE_CALL_ID.reset(self._token)
+
+
+_CARRIED_CALL_ID: ContextVar[str | None] = ContextVar("dspy_mlflow_callbacks_call", default=None)
+
+carried_call_id: Callable[[], str | None] = _CARRIED_CALL_ID.get
+"""Return the id of the call in which the caller's work was handed to another thread; None where it was not."""
+
+
+class CarriedCalls:
+    """DSPy's context of now for another thread: the enclosing call, and the settings that hold in it."""
+
+    def __init__(self) -> None:
+        self._call_id = active_call_id()
+        self._overrides = thread_local_overrides.get()
+
+    def open(self) -> OpenCalls:
+        """Make it the context of the caller; closed, the one before is."""
+        return OpenCalls(
+            (ACTIVE_CALL_ID, ACTIVE_CALL_ID.set(self._call_id)),
+            (thread_local_overrides, thread_local_overrides.set(self._overrides)),
+            (_CARRIED_CALL_ID, _CARRIED_CALL_ID.set(self._call_id)),
+        )
+
+
+class OpenCalls:
+    """A `CarriedCalls` that holds here, until it is closed."""
+
+    def __init__(self, *changes: tuple[ContextVar[Any], Token[Any]]) -> None:
+        self._changes = changes
+
+    def close(self) -> None:
+        """Put back what was there."""
+        for variable, token in self._changes:
+            with suppress(ValueError):  # opened in another context: an abandoned async generator
+                variable.reset(token)
 
 
 @contextmanager

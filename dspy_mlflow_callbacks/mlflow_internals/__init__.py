@@ -123,7 +123,9 @@ from dspy_mlflow_callbacks.mlflow_internals.testing import (
     store_of_its_own,
 )
 from dspy_mlflow_callbacks.mlflow_internals.threads import (
+    CarriedContext,
     in_current_context,
+    is_carried,
     leave_spans,
 )
 from dspy_mlflow_callbacks.mlflow_internals.tracers import (
@@ -140,6 +142,7 @@ __all__ = [
     "REQUEST_ID",
     "SOURCE_RUN",
     "SPAN_TYPE",
+    "CarriedContext",
     "ContextScope",
     "Feedback",
     "FlushedWithMlflow",
@@ -173,6 +176,7 @@ __all__ = [
     "ids",
     "in_current_context",
     "in_workspace",
+    "is_carried",
     "is_in_memory",
     "is_in_mlflow",
     "is_plain",

@@ -1,7 +1,7 @@
 """Traces to which several processes add spans: what of them MLflow has in memory, and how their totals stay whole.
 
-MLflow's exporter ends a trace with `start_trace`. From then on the store takes tokens and cost for settled, and those
-of spans that another process stores later are not counted. A shared trace is therefore completed by what version 2 of
+MLflow's exporter ends a trace with `start_trace`. From then on the store takes tokens and cost for settled, and does
+not count those of spans that another process stores later. A shared trace is therefore completed by what version 2 of
 MLflow's API does at a trace's end, which says the same and settles nothing.
 """
 
@@ -57,8 +57,12 @@ class ContextScope:
     def close(self) -> None:
         """Put back what was there; a no-op in a context that never saw it."""
         for reset, token in reversed(self._undo):
-            with suppress(ValueError):  # opened in another context: an abandoned async generator
-                reset(token)
+            _reset(reset, token)
+
+
+def _reset(reset: Callable[[Any], object], token: Any) -> None:
+    with suppress(ValueError):  # opened in another context: an abandoned async generator
+        reset(token)
 
 
 def remote_entry(otel_trace_id: int, experiment_id: str | None) -> Any:
@@ -89,7 +93,7 @@ def share(entry: Any) -> None:
     if not isinstance(entry.info.trace_metadata, _OfShared):
         entry.info.trace_metadata = _OfShared(entry.info.trace_metadata)
     for processor in _processors():
-        exporter = getattr(processor, "span_exporter", None)
+        exporter: Any = getattr(processor, "span_exporter", None)
         if type(exporter) is MlflowV3SpanExporter and "_log_trace" not in vars(exporter):
             exporter._log_trace = _SharedTraces(exporter)
 
@@ -117,25 +121,31 @@ class _SharedTraces:
 
     def __call__(self, trace: Any, prompts: Sequence[Any], workspace: str | None = None) -> None:
         if is_shared(trace.info):
-            # MLflow stores the spans in another of its threads, perhaps later. To store them twice is to store them.
-            self._exporter._log_spans(trace.info.experiment_id, trace.data.spans, workspace)
-            trace.info.trace_metadata = dict(trace.info.trace_metadata)
-            client = _Merging(self._exporter._client)
-            MlflowV3SpanExporter._log_trace(_with_client(self._exporter, client), trace, prompts, workspace)
+            exporter = _with_client(self._exporter, _Merging(self._exporter._client, trace.data.spans))
+            MlflowV3SpanExporter._log_trace(exporter, trace, prompts, workspace)
         else:
             self._original(trace, prompts, workspace=workspace)
 
 
 class _Merging:
-    """MLflow's client for a store, which ends a trace without settling it."""
+    """MLflow's client for a store, which ends a trace without settling it.
 
-    def __init__(self, client: TracingClient) -> None:
+    Args:
+        client: MLflow's client.
+        spans: All spans of the trace.
+    """
+
+    def __init__(self, client: TracingClient, spans: Sequence[Any]) -> None:
         self._client = client
+        self._spans = spans
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def start_trace(self, info: TraceInfo) -> TraceInfo:
+        """Add to a stored trace what is known of it as a whole."""
+        # MLflow stores the spans in another of its threads, perhaps later; to store them twice is to store them.
+        self._client.log_spans(info.experiment_id, list(self._spans))
         return _merge(self._client.store, info)
 
 

@@ -27,11 +27,26 @@ def span_around(active: otel.Span, parent: otel.Span | None) -> otel.Span:
     if parent is not None:
         return active if is_users_span_within(active, parent) else parent
     if isinstance(active, LightSpan):
-        return active if active.is_recording() else INVALID_SPAN
+        return active if active.is_recording() else _ended(active)
     if isinstance(active, otel.NonRecordingSpan):
         return active
+    if internals.is_carried(active) and not active.is_recording() and internals.is_in_mlflow(active):
+        return _ended(active)
     # One that has ended, or where MLflow shares OpenTelemetry's context, somebody's that MLflow knows nothing of.
     return active if active.is_recording() and internals.is_in_mlflow(active) else INVALID_SPAN
+
+
+def _ended(span: Any) -> otel.Span:
+    """Return what a call nests in whose context has a span that has ended.
+
+    Work that was handed to another thread goes on when the span is over in which it was handed over, as another
+    process's does.
+    """
+    if not internals.is_carried(span):
+        return INVALID_SPAN
+    context = span.context
+    remote = otel.SpanContext(context.trace_id, context.span_id, True, context.trace_flags, context.trace_state)  # noqa: FBT003
+    return otel.NonRecordingSpan(remote)
 
 
 def is_users_span_within(active: otel.Span, parent: Any) -> bool:
@@ -52,7 +67,9 @@ def decision_of(around: otel.Span) -> bool | None:
     there is nothing around it.
     """
     if isinstance(around, LightSpan):
-        return True if around.is_recording() else None
+        return True if around.is_recording() or internals.is_carried(around) else None
+    if internals.is_carried(around) and internals.is_in_mlflow(around):
+        return True
     context = around.get_span_context()
     if not context.is_valid:
         return None

@@ -27,6 +27,8 @@ class OpenCall:
         is_final: Whether a dropped call is dropped for every callback, not only by its own callback's middleware.
         around: The open call around a dropped one: calls below it that are recorded all the same nest there.
         cpu_started: Thread and its CPU time in nanoseconds when a root call, or the first one in a fork, started.
+        is_carried: Whether it began in a thread of the user's own into which its context was carried: it may go on
+            when the calls around it have ended.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
         at_end: Returns what is known of the call at its end besides, values by the attribute that they become.
         is_inherited: Whether it began in the process that this one is a fork of, which closes its span.
@@ -41,6 +43,7 @@ class OpenCall:
     is_final: bool = attrs.field(default=True, kw_only=True)
     around: OpenCall | None = attrs.field(default=None, repr=False, kw_only=True)
     cpu_started: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
+    is_carried: bool = attrs.field(default=False, kw_only=True)
     unparsed: str | None = attrs.field(default=None, kw_only=True)
     at_end: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False, kw_only=True)
     is_inherited: bool = attrs.field(default=False, kw_only=True)

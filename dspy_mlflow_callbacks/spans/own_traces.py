@@ -52,6 +52,7 @@ class OwnTrace(RecordedTrace):
 
     def end(self) -> None:
         """Hand the trace over: its root has ended."""
+        self.is_over = True
         internals.set_last_active_trace_id(self.trace_id)
         self._leave_memory()
         is_expected = internals.note_evaluated(self._tags, self.trace_id)
@@ -112,7 +113,7 @@ class OwnTrace(RecordedTrace):
             feedback=self._feedback(),
             attachments={} if entry is None else internals.attachments_of(entry),
             prompts=() if entry is None else tuple(entry.prompts),
-            is_shared=internals.is_shared(info),
+            is_shared=self.is_shared or internals.is_shared(info),
         )
 
     def _without_secrets(self, ours: Iterable[Any]) -> tuple[dict[str, str], dict[str, str]]:

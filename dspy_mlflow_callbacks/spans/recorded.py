@@ -115,6 +115,8 @@ class RecordedSpan(LightSpan):
             self.end()
             if self.is_entry:
                 self.trace.end()
+            elif self.trace.is_over:
+                self.trace.deliver_late(self)
 
     def inherit(self) -> None:
         """Leave the trace, in a fork, to the process that began it."""

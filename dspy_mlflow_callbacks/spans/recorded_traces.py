@@ -68,6 +68,8 @@ class RecordedTrace(ABC):
 
     trace_state: TraceState | None = None  # OpenTelemetry's, where the trace came with one
     is_inherited = False
+    is_shared = False  # whether spans may come when it has been handed over
+    is_over = False  # its first span has ended
 
     def __init__(self, tracer: internals.Tracer, otel_id: int, settings: Settings, experiment_id: str) -> None:
         self.tracer = tracer
@@ -159,6 +161,15 @@ class RecordedTrace(ABC):
             if part.spans:
                 self._settings.exporter.put(part, self._settings.limits)
 
+    def deliver_late(self, span: Any) -> None:
+        """Hand over a span that has ended after the trace's first one."""
+        if self._is_dropped or span.is_delivered:
+            return
+        self._make_ready(span)
+        if self.is_in_memory():
+            self._leave_memory()
+        self._settings.exporter.put(LatePart(self, [span]), self._settings.limits)
+
     def _leave_memory(self) -> None:
         """Take the trace out of MLflow's memory, unless MLflow's exporter has more of it to store."""
         if self._entry is None:
@@ -176,13 +187,15 @@ class RecordedTrace(ABC):
 
     def _ended(self) -> list[Any]:
         """Return the light spans that have ended, which can leave but for their content."""
-        request_id = f'"{self.trace_id}"'
         ended = [span for span in self.spans if span.end_time is not None]
         for span in ended:
-            span.replace_attribute(internals.REQUEST_ID, request_id)
-            if self.tracer.recorder.is_database:
-                internals.settle_cost(span.texts)
+            self._make_ready(span)
         return ended
+
+    def _make_ready(self, span: Any) -> None:
+        span.replace_attribute(internals.REQUEST_ID, f'"{self.trace_id}"')
+        if self.tracer.recorder.is_database:
+            internals.settle_cost(span.texts)
 
     def _ended_others(self) -> list[Any]:
         """Return OpenTelemetry's spans of the user's own that have ended, where they are MLflow's."""
@@ -230,6 +243,15 @@ class PartOfTrace:
         if outcome not in ("stored", "spooled"):
             for span in self.spans:
                 span.is_delivered = False
+
+
+class LatePart(PartOfTrace):
+    """A span that has ended after its trace was handed over: it leaves alone."""
+
+    def done(self, outcome: Outcome, error: Exception | None = None) -> None:
+        """Hear what became of it; see `export.waiting.Waiting`."""
+        if outcome != "stored":
+            self._trace.done(outcome, error)
 
 
 def not_delivered(spans: Iterable[Any]) -> list[Any]:

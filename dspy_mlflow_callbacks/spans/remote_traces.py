@@ -92,7 +92,8 @@ class RemoteTraces:
         with self._lock:
             if joined.parts or self._joined.get(joined.otel_id) is not joined:
                 return
-            if spans == internals.spans_in_memory(joined.entry) and not internals.has_open_spans(joined.entry):
+            is_over = spans == internals.spans_in_memory(joined.entry) and not internals.has_open_spans(joined.entry)
+            if is_over or not joined.is_ours:
                 del self._joined[joined.otel_id]
                 if joined.is_ours:
                     internals.forget_trace(joined.otel_id, joined.entry)
