@@ -15,7 +15,8 @@ from programs import Echo, Runs
 
 from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
 from dspy_mlflow_callbacks.spans.long_traces import LongTraces
-from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall
+from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
+from dspy_mlflow_callbacks.spans.silence import _QuietTrace
 
 REASON = "No call of its trace had started or ended for 0.2 seconds."
 
@@ -71,12 +72,12 @@ def test_a_call_that_hangs_is_closed_as_an_error(dspy_traces, hanging):
     """When nothing has happened in a trace for so long its calls are closed as errors that say so, and it is stored."""
     callback = MlflowCallback(max_silent_s=0.2)
     thread = in_thread(Runs(lambda _: hanging()), callback)
-    wait_until(lambda: callback.stats().abandoned == 2)
+    wait_until(lambda: callback.stats().ended == 3)
     given_up = ("Runs", "CHAIN", "ERROR", [("Hanging", "CHAIN", "ERROR", [bare("Hanging.echo")])])
-    wait_until(lambda: dspy_traces.tree() == [given_up])
+    assert dspy_traces.tree() == [given_up]
     spans = dspy_traces.one().data.spans
     assert [span.status.description for span in spans if span.name != "Hanging.echo"] == [REASON] * 2
-    assert (callback.stats().open, callback.stats().started, callback.stats().ended) == (0, 3, 3)
+    assert (callback.stats().open, callback.stats().started, callback.stats().abandoned) == (0, 3, 2)
     # It goes on after all: what it still calls is dropped, and what comes then is traced as ever.
     hanging.may_go_on.set()
     thread.join()
@@ -84,21 +85,30 @@ def test_a_call_that_hangs_is_closed_as_an_error(dspy_traces, hanging):
     assert (callback.stats().failed, callback.stats().open) == (0, 0)
 
 
-def test_a_call_that_goes_on_is_left_alone(dspy_traces):
-    """A trace in which calls start and end stays open, however long it runs."""
-    callback = MlflowCallback(max_silent_s=0.4)
-    looks = []
+class Owner:
+    """Gives traces up as soon as nothing has happened since the last look."""
 
-    def forward(_):
-        for _ in range(10):
-            begun = threading.Event()
-            looks.append(begun.wait(timeout=0.1))
-            Echo()()
+    max_silent_s = 0.0
 
-    with dspy.context(callbacks=[callback]):
-        Runs(forward)()
-    assert dspy_traces.tree() == [bare("Runs", *[bare("Echo")] * 10)]
-    assert callback.stats().abandoned == 0
+    def __init__(self):
+        self.given_up = 0
+
+    def give_up(self, trace):
+        self.given_up += 1
+
+
+def test_a_trace_in_which_calls_start_and_end_is_left_alone():
+    """A trace stays open as long as a call has started or ended since the last look, however short the limit."""
+    spans, owner = OpenSpans(), Owner()
+    trace = TraceCalls(owner)
+    for call_id in ("root", "child"):
+        spans.add(call_id, OpenCall(call_id, object(), None, owner, trace))
+        _QuietTrace(trace).look()
+    spans.take("child")
+    _QuietTrace(trace).look()
+    assert owner.given_up == 0
+    _QuietTrace(trace).look()
+    assert owner.given_up == 1
 
 
 def test_a_dropped_call_that_hangs_is_forgotten(dspy_traces, hanging):
@@ -124,7 +134,7 @@ def test_thousands_of_calls_that_never_end_are_forgotten(dspy_traces, monkeypatc
         contexts = [copy_context() for _ in coroutines]
         for context, coroutine in zip(contexts, coroutines, strict=True):
             context.run(coroutine.send, None)
-        wait_until(lambda: callback.stats().open == 0)
+        wait_until(lambda: callback.stats().open == 0 and (middleware or callback.stats().ended == count))
         gc.collect()
         held = [each for each in gc.get_objects() if isinstance(each, OpenCall)]
         assert len(held) <= 1

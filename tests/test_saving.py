@@ -367,3 +367,41 @@ def test_requirements_of_the_user_are_completed(tmp_path):
     package.save_model(traced(), tmp_path / "other", pip_requirements=str(tmp_path / "requirements.txt"))
     assert "dspy-mlflow-callbacks==" in (tmp_path / "model" / "requirements.txt").read_text()
     assert "dspy-mlflow-callbacks" not in (tmp_path / "other" / "requirements.txt").read_text()
+
+
+def with_literal():
+    """Return a program of a class that is pickled by value, with a key in the text of its code."""
+
+    class Literal(Program):
+        def forward(self, question):
+            return super().forward(question=question + "sk-proj-a1B2c3D4e5F6g7H8a1B2"[:0])
+
+    return attach(Literal(), MlflowCallback())
+
+
+def test_a_key_in_code_that_is_pickled_is_withheld(dspy_traces, tmp_path):
+    """A literal in a function of the program becomes a mark in its copy; the place is named by file and line."""
+    program = with_literal()
+    save_program(program, tmp_path / "program")
+    assert b"sk-proj-a1B2" not in content(tmp_path)
+    line = type(program).forward.__code__.co_firstlineno
+    said = json.loads((tmp_path / "program" / "metadata.json").read_text())["dspy_mlflow_callbacks"]["withheld"]
+    assert said == [{"place": f"forward (test_saving.py, line {line})", "variable": None}]
+    assert run(program).answer == "some answer"
+
+
+@pytest.mark.warns
+def test_a_key_in_files_that_are_saved_as_they_are_is_said(tmp_path, warned):
+    """Files of `code_paths` are not changed: one warning names the lines in which something looks like a credential."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "keys.py").write_text(f"import os\nKEY = {OTHER!r}\nOTHER = os.environ['API_KEY']\n")
+    (code / "many.py").write_text(f"KEY = {OTHER!r}\n" * 12)
+    (code / "image.png").write_bytes(b"\xff\xd8")
+    (code / "large.txt").write_text(f"{OTHER}\n" * 40_000)
+    (tmp_path / "clean.py").write_text("import os\n")
+    package.save_model(traced(), tmp_path / "model", code_paths=[str(code), str(tmp_path / "clean.py")], **QUICK)
+    (message,) = warned.messages
+    assert "as they are: keys.py, line 2, many.py, line 1, " in message
+    assert "many.py, line 9 and 3 more. Whoever" in message
+    assert (tmp_path / "model" / "code" / "code" / "keys.py").read_text() == (code / "keys.py").read_text()

@@ -90,17 +90,13 @@ def _begin_anew(processor: Any, queue: Any) -> None:
 
 
 def _locks() -> list[Any]:
-    locks: list[Any] = []
+    places: list[tuple[Any, str]] = []
     for processor, queue in _processors():
-        if queue is not None:
-            locks += [queue._flush_lock] if hasattr(queue, "_flush_lock") else []
-            locks += [queue._lock, queue._queue.mutex]
-        locks += [
-            lock
-            for owner, name in ((processor, "_deduplication_lock"), (processor.span_exporter, "_deferred_lock"))
-            if (lock := getattr(owner, name, None)) is not None
-        ]
-    return [*locks, InMemoryTraceManager.get_instance()._lock]
+        # Some are of newer releases of MLflow, and gevent's queue has none.
+        places += [(queue, "_flush_lock"), (queue, "_lock"), (getattr(queue, "_queue", None), "mutex")]
+        places += [(processor, "_deduplication_lock"), (processor.span_exporter, "_deferred_lock")]
+    places.append((InMemoryTraceManager.get_instance(), "_lock"))
+    return [lock for owner, name in places if (lock := getattr(owner, name, None)) is not None]
 
 
 def _processors() -> Iterator[tuple[Any, Any]]:

@@ -14,6 +14,7 @@ from mlflow.models import Model
 
 from dspy_mlflow_callbacks.callbacks import TracingCallback
 from dspy_mlflow_callbacks.config import TracingConfig
+from dspy_mlflow_callbacks.programs.code_files import warn_of_credentials
 from dspy_mlflow_callbacks.programs.model_loader import stored_in
 from dspy_mlflow_callbacks.programs.saving import Pickled, Standing
 from dspy_mlflow_callbacks.programs.stored import KEY, StoredTracing, arm, arm_again, tracing_in_force
@@ -134,6 +135,7 @@ def _save(stored: StoredTracing, model: Any, path: str, **arguments: Any) -> Non
     others = [each for each in live["callbacks"] if not isinstance(each, TracingCallback)]
     kept = [Pickled(pickled(each, withholder, {})) for each in others]
     _require_package(arguments)
+    warn_of_credentials(arguments.get("code_paths") or ())
     with suppress_tracing(), dspy.context(**_OF_CALLS, **settings, callbacks=kept):
         mlflow.dspy.save_model(
             standing, path, mlflow_model=mlflow_model, metadata={**metadata, KEY: stored.to_dict()}, **arguments

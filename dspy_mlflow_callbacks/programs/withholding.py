@@ -174,7 +174,7 @@ class _Pickler(cloudpickle.Pickler):
             reduced = reduce(obj) if reduce else obj.__reduce_ex__(5)
         if isinstance(reduced, str):
             return NotImplemented
-        place = self._places.get(id(obj), type(obj).__name__)
+        place = self._places.get(id(obj)) or _named(obj)
         head, *rest = reduced
         return (head, *(self._part(each, obj, place) for each in rest))
 
@@ -188,6 +188,13 @@ class _Pickler(cloudpickle.Pickler):
         if part is not None and hasattr(part, "__next__"):
             return iter([self._withholder.without(each, place) for each in part])
         return part
+
+
+def _named(obj: Any) -> str:
+    """Return how an object is named that stands nowhere by a name: code by where it is written."""
+    if isinstance(obj, types.CodeType):
+        return f"{obj.co_name} ({os.path.basename(obj.co_filename)}, line {obj.co_firstlineno})"  # noqa: PTH119  (a text)
+    return type(obj).__name__
 
 
 def pickled(value: Any, withholder: Withholder, places: Mapping[int, str]) -> bytes:
