@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dspy_mlflow_callbacks.config import TracingConfig
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
     from dspy_mlflow_callbacks.flushing import flush
+    from dspy_mlflow_callbacks.health import Diagnosis, Finding, diagnose
     from dspy_mlflow_callbacks.middleware import (
         KindFilter,
         LevelFilter,
@@ -64,9 +65,11 @@ __all__ = [
     "CallStart",
     "CheckFailedError",
     "CompileCallback",
+    "Diagnosis",
     "Divergence",
     "EndedTrace",
     "EvaluateCallback",
+    "Finding",
     "InterpreterCallback",
     "KindFilter",
     "LMCallback",
@@ -97,6 +100,7 @@ __all__ = [
     "compare_traces",
     "compare_versions",
     "detach",
+    "diagnose",
     "flush",
     "load_model",
     "load_program",
@@ -125,6 +129,7 @@ _ROOMS = {
     "config": ("TracingConfig",),
     "events": ("CallEnd", "CallKind", "CallStart"),
     "flushing": ("flush",),
+    "health": ("Diagnosis", "Finding", "diagnose"),
     "middleware": (
         "KindFilter",
         "LevelFilter",

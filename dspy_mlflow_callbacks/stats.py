@@ -46,7 +46,7 @@ class Stats:
     bytes: int
 
 
-class _Count:
+class Count:
     """A number that any thread may add one to without a lock: a step of `itertools.count` is one operation."""
 
     def __init__(self) -> None:
@@ -67,15 +67,15 @@ class Counters:
     """The counts behind `Stats`; adding to one is safe from any thread."""
 
     def __init__(self) -> None:
-        self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
+        self.counts = {name: Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
         self.started, self.ended, self.dropped, self.failed, self.stored, self.lost = (
-            count.add for count in self._counts.values()
+            count.add for count in self.counts.values()
         )
         """Each counts one more."""
 
     def stats(self, **of_process: int) -> Stats:
         """Return the counts of now, with those *of_process*: `open`, `queued` and `bytes`."""
-        return Stats(**{name: count.value() for name, count in self._counts.items()}, **of_process)
+        return Stats(**{name: count.value() for name, count in self.counts.items()}, **of_process)
 
 
 class WarnOnce:

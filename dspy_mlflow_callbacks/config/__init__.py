@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dspy_mlflow_callbacks.config.environment import variable_of
+from dspy_mlflow_callbacks.config.environment import says, variable_of
 from dspy_mlflow_callbacks.config.options import default_text, kept, refuse_unknown
 from dspy_mlflow_callbacks.config.saved import SavedConfig, read_saved
-from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig, TracingOptions
+from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig, TracingOptions, wrong_variables
 from dspy_mlflow_callbacks.config.verbosity import lets_warn, set_verbosity
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "lets_warn",
     "read_saved",
     "refuse_unknown",
+    "says",
     "set_verbosity",
     "variable_of",
+    "wrong_variables",
 ]

@@ -7,6 +7,16 @@ Each function says what it relies on; `tests/test_mlflow_spans.py`, `test_scopes
 from dspy_mlflow_callbacks.mlflow_internals.autolog import (
     pass_over_autolog,
 )
+from dspy_mlflow_callbacks.mlflow_internals.checking import (
+    Address,
+    address,
+    ask_version,
+    has_tables,
+    is_tracing_off,
+    missing_file,
+    set_experiment_id,
+    why_server_refuses,
+)
 from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     active_experiment_id,
     experiment_variables,
@@ -64,8 +74,11 @@ from dspy_mlflow_callbacks.mlflow_internals.otlp import (
 )
 from dspy_mlflow_callbacks.mlflow_internals.prices import leave_litellm_out, settle_cost
 from dspy_mlflow_callbacks.mlflow_internals.recorders import (
+    HTTP_SCHEMES,
+    SQL_SCHEMES,
     Recorder,
     missing_in_mlflow,
+    scheme_of,
     why_not_recorded,
 )
 from dspy_mlflow_callbacks.mlflow_internals.runs import (
@@ -112,19 +125,24 @@ from dspy_mlflow_callbacks.mlflow_internals.tracers import (
 
 __all__ = [
     "EXPERIMENT_ID",
+    "HTTP_SCHEMES",
     "INPUTS",
     "LOG_LEVEL",
     "OUTPUTS",
     "REQUEST_ID",
     "SOURCE_RUN",
     "SPAN_TYPE",
+    "SQL_SCHEMES",
+    "Address",
     "FlushedWithMlflow",
     "Recorder",
     "ServerError",
     "TraceScope",
     "Tracer",
     "active_experiment_id",
+    "address",
     "as_active_run",
+    "ask_version",
     "attachments_of",
     "attributes_of_trace",
     "calling_run",
@@ -141,6 +159,7 @@ __all__ = [
     "has_destination",
     "has_open_spans",
     "has_span_processors",
+    "has_tables",
     "ids",
     "in_current_context",
     "in_workspace",
@@ -151,12 +170,14 @@ __all__ = [
     "is_said_by_spans",
     "is_shown",
     "is_suppressed",
+    "is_tracing_off",
     "leave_litellm_out",
     "leave_spans",
     "link_prompts",
     "link_run",
     "links_runs",
     "live_span",
+    "missing_file",
     "missing_in_mlflow",
     "new_info",
     "note_evaluated",
@@ -172,6 +193,8 @@ __all__ = [
     "register_trace",
     "replace_event_attribute",
     "replace_status_description",
+    "scheme_of",
+    "set_experiment_id",
     "set_last_active_trace_id",
     "settle_cost",
     "show",
@@ -186,6 +209,7 @@ __all__ = [
     "upload_attachments",
     "uri_elsewhere",
     "why_not_recorded",
+    "why_server_refuses",
     "workspace",
     "write_info",
     "write_spans",
