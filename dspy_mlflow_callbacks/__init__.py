@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
     from dspy_mlflow_callbacks.flushing import flush
+    from dspy_mlflow_callbacks.health import Diagnosis, Finding, diagnose
     from dspy_mlflow_callbacks.middleware import (
         KindFilter,
         LevelFilter,
@@ -73,9 +74,11 @@ __all__ = [
     "CallStart",
     "CheckFailedError",
     "CompileCallback",
+    "Diagnosis",
     "Divergence",
     "EndedTrace",
     "EvaluateCallback",
+    "Finding",
     "InterpreterCallback",
     "KindFilter",
     "LMCallback",
@@ -110,6 +113,7 @@ __all__ = [
     "compare_versions",
     "continue_trace",
     "detach",
+    "diagnose",
     "flush",
     "inject_headers",
     "load_model",
@@ -150,6 +154,7 @@ _ROOMS = {
     ),
     "events": ("CallEnd", "CallKind", "CallStart"),
     "flushing": ("flush",),
+    "health": ("Diagnosis", "Finding", "diagnose"),
     "middleware": (
         "KindFilter",
         "LevelFilter",

@@ -76,11 +76,16 @@ def _at_first_call(settings: Any) -> None:
     settings.get = get
 
 
+def switch_on() -> None:
+    """Trace as a program does that is started with the variable, now: DSPy is imported here."""
+    from dspy_mlflow_callbacks.autologging import autolog  # noqa: PLC0415  (see above)
+
+    autolog(log_traces_from_compile=True)  # what is recorded, the options say alone
+
+
 def _autolog() -> None:
     try:
-        from dspy_mlflow_callbacks.autologging import autolog  # noqa: PLC0415  (see above)
-
-        autolog(log_traces_from_compile=True)  # what is recorded, the options say alone
+        switch_on()
     except Exception as error:  # noqa: BLE001  (the program must not notice)
         _warn(f"Programs are not traced: {error!r}", error)
 

@@ -85,6 +85,10 @@ class Tracing:
         """Return the counts of now."""
         return self._counters.stats(open=len(self._open_spans), queued=EXPORTER.queued, bytes=EXPORTER.queued_bytes)
 
+    def engine(self) -> tuple[str, str]:
+        """Return the engine of traces that begin now, and why it is that one."""
+        return self._engine.choice()
+
     def start(
         self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, governs: bool = False
     ) -> bool:

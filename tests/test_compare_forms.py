@@ -59,7 +59,7 @@ def test_markdown(comparison, versions):
     diff = comparison.to_markdown()
     assert "\n```````diff\n" in diff
     table = versions.to_markdown()
-    assert r"\<script\>alert(1)\</script\> \| \`" in table
+    assert r"\<script>alert(1)\</script> \| \`" in table
     assert "<b>" not in table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import logging
 import os
 import re
@@ -624,6 +625,48 @@ def test_a_full_queue(run, dspy_traces, monkeypatch, caplog):
         while "Trace export queue is full" not in caplog.text:
             Program()(question="why?")
     mlflow.flush_trace_async_logging()
+
+
+METERED = """
+import dspy
+{block}
+from dspy_mlflow_callbacks import MlflowCallback
+from opentelemetry import metrics
+from programs import Echo
+
+dspy.configure(callbacks=[MlflowCallback()])
+Echo()()
+metrics.get_meter_provider().force_flush()
+"""
+
+
+def test_metrics(dspy_traces):
+    """The block's exporter prints the counts; it is the process's, so it runs in one of its own."""
+    script = METERED.format(block=PAGE.block("ConsoleMetricExporter"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    data = json.loads(done.stdout.partition("\n{")[0] if done.stdout.count("resource_metrics") > 1 else done.stdout)
+    metrics = data["resource_metrics"][0]["scope_metrics"][0]["metrics"]
+    values = {each["name"]: each["data"]["data_points"][0]["value"] for each in metrics}
+    section = PAGE.text.partition("## Watching the tracer")[2]
+    assert [name for name in values if f".{name.rpartition('.')[2]}`" not in section] == []
+    assert (values["dspy_mlflow.spans.started"], values["dspy_mlflow.traces.lost"]) == (1, 0)
+
+
+def test_the_doctor(dspy_traces, tmp_path):
+    """The command finds nothing wrong with the test's store."""
+    assert PAGE.script("dspy-mlflow doctor") == "dspy-mlflow doctor"
+    command = [sys.executable, "-m", "dspy_mlflow_callbacks", "doctor"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_diagnosis_in_a_program(run, capsys):
+    """The block prints what is in force, and each problem with its remedy."""
+    dspy.configure(callbacks=[])
+    run("diagnose(program)")
+    printed = capsys.readouterr().out
+    assert "nothing is traced. ->" in printed
 
 
 # Switching off

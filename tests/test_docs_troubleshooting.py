@@ -64,6 +64,15 @@ def causes(heading: str) -> list[str]:
     return [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]]
 
 
+def test_the_diagnosis(dspy_traces, capsys):
+    """What the page prints first names the callback, and that nothing is wrong."""
+    traced(MlflowCallback())
+    PAGE.run("diagnose(program)", dspy_mlflow_callbacks=dspy_mlflow_callbacks, program=Program())
+    printed = capsys.readouterr().out
+    assert "MlflowCallback(" in printed
+    assert "problem " not in printed
+
+
 # The page as a whole
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,13 +11,14 @@ from dspy.utils.callback import BaseCallback
 
 from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
 from dspy_mlflow_callbacks.checks import stable_repr
-from dspy_mlflow_callbacks.config import OPTIONS, TracingConfig, TracingOptions, kept, lets_warn, set_verbosity
+from dspy_mlflow_callbacks.config import OPTIONS, TracingConfig, TracingOptions, kept, lets_warn, says, set_verbosity
 from dspy_mlflow_callbacks.describe import Capture
 from dspy_mlflow_callbacks.evaluating import examples_of
 from dspy_mlflow_callbacks.events import EMPTY, CallKind
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.flushing import flush
 from dspy_mlflow_callbacks.losses import Losses
+from dspy_mlflow_callbacks.metrics import METRICS
 from dspy_mlflow_callbacks.middleware import Chain, Middleware, TagInjector
 from dspy_mlflow_callbacks.payload import PayloadStep, PayloadSteps
 from dspy_mlflow_callbacks.peers import PEERS
@@ -86,6 +88,8 @@ class TracingCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.config = _config_of(config, options)
+        self._hears_variables = config is None
+        self._arguments = {*options, *(() if config is None else self.config.changed())}
         self._own_middleware = Chain(middleware).steps
         self._own_payload_steps = None if payload_steps is None else PayloadSteps(payload_steps).steps
         if payload_steps is not None:
@@ -100,6 +104,7 @@ class TracingCallback(BaseCallback):
 
     def _tracing_of(self, config: TracingConfig) -> Tracing:
         counters = Counters()
+        METRICS.watch(counters)
         losses = Losses(counters)
         settings = Settings(
             payload_steps=self.payload_steps,
@@ -188,6 +193,17 @@ class TracingCallback(BaseCallback):
     def stats(self) -> Stats:
         """Return what this callback has counted so far."""
         return self._tracing.stats()
+
+    def engine(self) -> tuple[str, str]:
+        """Return the engine of traces that begin now, `recorded` or `native`, and why it is that one."""
+        return self._tracing.engine()
+
+    def source_of(self, option: str) -> str:
+        """Return where the value of an option comes from: `argument`, `variable` or `default`."""
+        if option in self._arguments:
+            return "argument"
+        is_said = self._hears_variables and says(OPTIONS[option], getattr(self.config, option), os.environ)
+        return "variable" if is_said else "default"
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until what has ended is stored; see `dspy_mlflow_callbacks.flush`."""

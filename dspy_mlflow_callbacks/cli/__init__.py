@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import dspy_mlflow_callbacks
-from dspy_mlflow_callbacks.cli import comparing, replaying, running, spooling
+from dspy_mlflow_callbacks.cli import comparing, doctoring, replaying, running, spooling
 
 # Each has `add(commands)`, which adds a parser that sets `does`: what is called with what was said and returns the
 # exit status.
-_COMMANDS = (running, replaying, comparing, spooling)
+_COMMANDS = (running, replaying, comparing, spooling, doctoring)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         SystemExit: with status 2 if *arguments* are wrong, 0 after `--help` and `--version`, else what the command
             says.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an encoding lacks is spelt out; no command fails for it
+            stream.reconfigure(errors="backslashreplace")
     own, target = running.split(list(sys.argv[1:] if arguments is None else arguments))
     said = _parser().parse_args(own, argparse.Namespace(target=target))
     sys.exit(said.does(said))

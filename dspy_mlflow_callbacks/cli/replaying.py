@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dspy_mlflow_callbacks.cli.printing import complain, say
+from dspy_mlflow_callbacks.cli.targets import TargetError, program_of
 
 if TYPE_CHECKING:
     from dspy_mlflow_callbacks.replaying import Replay
@@ -46,7 +43,7 @@ def _replay(said: argparse.Namespace) -> int:
     from dspy_mlflow_callbacks.replaying import ReplayError, replay  # noqa: PLC0415  (seconds, which `run` must not take)
 
     try:
-        program = None if said.program is None else _program(said.program)
+        program = None if said.program is None else program_of(said.program)
         done = replay(
             said.trace,
             program,
@@ -55,7 +52,7 @@ def _replay(said: argparse.Namespace) -> int:
             from_span=said.from_span,
             spool_dir=said.spool_dir,
         )
-    except (ReplayError, _ProgramError, ValueError, TypeError) as error:
+    except (ReplayError, TargetError, ValueError, TypeError) as error:
         complain(f"dspy-mlflow replay: {error}")
         return REFUSED
     say(json.dumps(done.to_dict(), indent=2) if said.json else done.to_markdown().rstrip("\n"))
@@ -64,23 +61,3 @@ def _replay(said: argparse.Namespace) -> int:
 
 def _status(done: Replay) -> int:
     return EQUAL if done.is_equal else DIVERGED
-
-
-class _ProgramError(Exception):
-    """The program that `--program` names is not there."""
-
-
-def _program(name: str) -> Any:
-    module_name, separator, attribute = name.partition(":")
-    if not (module_name and separator and attribute):
-        message = f"--program must be MODULE:ATTRIBUTE, such as app:program, got {name!r}"
-        raise _ProgramError(message)
-    sys.path.insert(0, str(Path.cwd()))  # where `python -m` looks too
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        return found() if inspect.isfunction(found) or inspect.isclass(found) else found
-    except Exception as error:  # whatever the user's module raises
-        message = f"--program {name}: {type(error).__name__}: {error}"
-        raise _ProgramError(message) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from functools import singledispatch
 
 from rich.console import Console
@@ -11,7 +10,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dspy_mlflow_callbacks.compare.document import Diff, Document, Heading, Part, Table
-from dspy_mlflow_callbacks.markdown import fenced_diff
+from dspy_mlflow_callbacks.markdown import fenced_diff, markdown_text
+from dspy_mlflow_callbacks.printable import printable
 
 _CHANGED = {"-": "red", "+": "green", "@": "cyan"}
 _STYLE = """\
@@ -28,18 +28,18 @@ def to_markdown(document: Document) -> str:
 
 @singledispatch
 def _markdown(part: Part) -> str:
-    return _markdown_text(part.text)  # type: ignore[union-attr]  # a line
+    return markdown_text(part.text)  # type: ignore[union-attr]  # a line
 
 
 @_markdown.register
 def _(part: Heading) -> str:
-    return f"## {_markdown_text(part.text)}"
+    return f"## {markdown_text(part.text)}"
 
 
 @_markdown.register
 def _(part: Table) -> str:
     rows = (part.head, ("---",) * len(part.head), *part.rows)
-    return "\n".join(f"| {' | '.join(map(_markdown_text, row))} |" for row in rows)
+    return "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in rows)
 
 
 @_markdown.register
@@ -47,37 +47,37 @@ def _(part: Diff) -> str:
     return fenced_diff(part.lines)
 
 
-def _markdown_text(text: str) -> str:
-    return re.sub(r"([\\|`*_\[\]<>])", r"\\\1", " ".join(text.split()))
-
-
 def to_html(document: Document, title: str) -> str:
     """Return a page that needs nothing else; what comes from traces is escaped."""
     body = "\n".join(_html(part) for part in document)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"><title>{_html_text(title)}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
+def _html_text(text: str) -> str:
+    return html.escape(printable(text))
 
 
 @singledispatch
 def _html(part: Part) -> str:
-    return f"<p>{html.escape(part.text)}</p>"  # type: ignore[union-attr]  # a line
+    return f"<p>{_html_text(part.text)}</p>"  # type: ignore[union-attr]  # a line
 
 
 @_html.register
 def _(part: Heading) -> str:
-    return f"<h2>{html.escape(part.text)}</h2>"
+    return f"<h2>{_html_text(part.text)}</h2>"
 
 
 @_html.register
 def _(part: Table) -> str:
     rows = [("th", part.head), *(("td", row) for row in part.rows)]
-    lines = ["<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>" for tag, row in rows]
+    lines = ["<tr>" + "".join(f"<{tag}>{_html_text(cell)}</{tag}>" for cell in row) + "</tr>" for tag, row in rows]
     return "\n".join(["<table>", *lines, "</table>"])
 
 
 @_html.register
 def _(part: Diff) -> str:
-    lines = [f'<span class="{_CHANGED.get(line[:1], "")}">{html.escape(line)}</span>' for line in part.lines]
+    lines = [f'<span class="{_CHANGED.get(line[:1], "")}">{_html_text(line)}</span>' for line in part.lines]
     return "<pre>" + "\n".join(lines) + "</pre>"
 
 
@@ -90,12 +90,12 @@ def show(document: Document, console: Console | None = None) -> None:
 
 @singledispatch
 def _rich(part: Part) -> Text | RichTable:
-    return Text(_printable(part.text))  # type: ignore[union-attr]  # a line
+    return Text(printable(part.text))  # type: ignore[union-attr]  # a line
 
 
 @_rich.register
 def _(part: Heading) -> Text:
-    return Text(f"\n{_printable(part.text)}", style="bold")
+    return Text(f"\n{printable(part.text)}", style="bold")
 
 
 @_rich.register
@@ -104,16 +104,11 @@ def _(part: Table) -> RichTable:
     for name in part.head:
         table.add_column(name, overflow="fold")  # nothing is cut where the terminal is narrow
     for row in part.rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
 @_rich.register
 def _(part: Diff) -> Text:
-    lines = [Text(_printable(line), style=_CHANGED.get(line[:1], "")) for line in part.lines]
+    lines = [Text(printable(line), style=_CHANGED.get(line[:1], "")) for line in part.lines]
     return Text("\n").join(lines)
-
-
-def _printable(text: str) -> str:
-    """Return a text without what a terminal obeys: a trace must not move its cursor."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text)

@@ -61,6 +61,12 @@ def read(option: attrs.Attribute[Any], environ: Mapping[str, str]) -> Any:
         return Wrong((variable, text), message)
 
 
+def says(option: attrs.Attribute[Any], value: Any, environ: Mapping[str, str]) -> bool:
+    """Return whether the variable of an option says *value*."""
+    said = read(option, environ)
+    return said is not None and not isinstance(said, Wrong) and bool(said == value)
+
+
 def unknown(options: Mapping[str, object], environ: Mapping[str, str]) -> Iterator[Wrong]:
     """Return the variables that look like an option's and are none."""
     known = [*map(variable_of, options), *OTHER_VARIABLES]

@@ -373,13 +373,10 @@ class TracingConfig:
             ValueError: if an argument is out of range.
         """
         refuse_unknown(arguments, OPTIONS)
-        read = {name: environment.read(field, environ) for name, field in OPTIONS.items() if name not in arguments}
-        wrong = [value for value in read.values() if isinstance(value, Wrong)]
-        said: Any = {name: value for name, value in read.items() if value is not None and not isinstance(value, Wrong)}
-        wrong += _clashes(said, arguments)
+        said, wrong = _said(environ, arguments)
         config = cls(**said, **arguments)
         if lets_warn(config.verbosity):
-            for each in (*wrong, *environment.unknown(OPTIONS, environ)):
+            for each in wrong:
                 each.warn()
         return config
 
@@ -467,6 +464,20 @@ class TracingConfig:
         if self.max_payload_chars is not None:
             steps.append(PayloadLimit(self.max_payload_chars))
         return tuple(steps)
+
+
+def wrong_variables(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return what is wrong with the variables of this package, each with what is allowed."""
+    return tuple(each.message for each in _said(environ, {})[1])
+
+
+def _said(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[Wrong]]:
+    """Return what variables say of the options that are no arguments, and what is wrong with them."""
+    read = {name: environment.read(field, environ) for name, field in OPTIONS.items() if name not in arguments}
+    wrong = [value for value in read.values() if isinstance(value, Wrong)]
+    said = {name: value for name, value in read.items() if value is not None and not isinstance(value, Wrong)}
+    wrong += _clashes(said, arguments)
+    return said, [*wrong, *environment.unknown(OPTIONS, environ)]
 
 
 def _clashes(said: dict[str, Any], arguments: Mapping[str, Any]) -> Iterator[Wrong]:

@@ -8,6 +8,16 @@ from dspy_mlflow_callbacks.mlflow_internals import forking as _forking  # noqa: 
 from dspy_mlflow_callbacks.mlflow_internals.autolog import (
     pass_over_autolog,
 )
+from dspy_mlflow_callbacks.mlflow_internals.checking import (
+    Address,
+    address,
+    ask_version,
+    has_tables,
+    is_tracing_off,
+    missing_file,
+    set_experiment_id,
+    why_server_refuses,
+)
 from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     active_experiment_id,
     experiment_variables,
@@ -72,8 +82,11 @@ from dspy_mlflow_callbacks.mlflow_internals.otlp import (
 )
 from dspy_mlflow_callbacks.mlflow_internals.prices import leave_litellm_out, settle_cost
 from dspy_mlflow_callbacks.mlflow_internals.recorders import (
+    HTTP_SCHEMES,
+    SQL_SCHEMES,
     Recorder,
     missing_in_mlflow,
+    scheme_of,
     why_not_recorded,
 )
 from dspy_mlflow_callbacks.mlflow_internals.remote import (
@@ -136,12 +149,15 @@ from dspy_mlflow_callbacks.mlflow_internals.tracers import (
 
 __all__ = [
     "EXPERIMENT_ID",
+    "HTTP_SCHEMES",
     "INPUTS",
     "LOG_LEVEL",
     "OUTPUTS",
     "REQUEST_ID",
     "SOURCE_RUN",
     "SPAN_TYPE",
+    "SQL_SCHEMES",
+    "Address",
     "CarriedContext",
     "ContextScope",
     "Feedback",
@@ -152,7 +168,9 @@ __all__ = [
     "Tracer",
     "active_experiment_id",
     "add_feedback",
+    "address",
     "as_active_run",
+    "ask_version",
     "attachments_of",
     "attribute_text",
     "attributes_of_trace",
@@ -173,6 +191,7 @@ __all__ = [
     "has_destination",
     "has_open_spans",
     "has_span_processors",
+    "has_tables",
     "ids",
     "in_current_context",
     "in_workspace",
@@ -185,6 +204,7 @@ __all__ = [
     "is_shared",
     "is_shown",
     "is_suppressed",
+    "is_tracing_off",
     "leave_litellm_out",
     "leave_spans",
     "link_prompts",
@@ -193,6 +213,7 @@ __all__ = [
     "live_span",
     "memory_of_its_own",
     "merge_info",
+    "missing_file",
     "missing_in_mlflow",
     "new_info",
     "note_evaluated",
@@ -211,6 +232,8 @@ __all__ = [
     "replace_event_attribute",
     "replace_status_description",
     "run_of_id",
+    "scheme_of",
+    "set_experiment_id",
     "set_last_active_trace_id",
     "settle_cost",
     "share",
@@ -228,6 +251,7 @@ __all__ = [
     "upload_attachments",
     "uri_elsewhere",
     "why_not_recorded",
+    "why_server_refuses",
     "workspace",
     "write_feedback",
     "write_info",

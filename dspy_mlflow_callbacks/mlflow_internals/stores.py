@@ -133,6 +133,15 @@ def links_runs(uri: str) -> bool:
     return _VERSIONS[uri] >= _LINKS_RUNS
 
 
+def ask_server(uri: str, endpoint: str, timeout_s: float) -> str:
+    """Return what a tracking server answers, asked once.
+
+    Raises:
+        ServerError: if it does not answer in time, or refuses.
+    """
+    return str(_request(uri, endpoint, "GET", timeout=timeout_s).text)
+
+
 def post_info(uri: str, info: Any) -> Any:
     """Send a trace's `TraceInfo` to a tracking server once, and return it as the server has it."""
     trace = Trace(info=info, data=TraceData(spans=[]))

@@ -130,6 +130,12 @@ class _CurrentTracer:
         """Whether it was found before: then MLflow hears of the spans of its provider."""
         return self._known is not None
 
+    @property
+    def now(self) -> Tracer | None:
+        """What was found before, if it is still MLflow's; nothing is opened for it."""
+        known = self._known
+        return known if known is not None and known.is_current else None
+
     def __call__(self) -> Tracer:
         known = self._known
         if known is None or not known.is_current:

@@ -9,7 +9,7 @@ import attrs
 from mlflow.entities import Trace
 
 from dspy_mlflow_callbacks.describe.payloads import plain
-from dspy_mlflow_callbacks.markdown import fenced_diff
+from dspy_mlflow_callbacks.markdown import fenced_diff, markdown_text
 from dspy_mlflow_callbacks.replaying.divergences import Divergence
 
 
@@ -79,18 +79,19 @@ class Replay:
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
-        yield f"# Replay of {self.of}"
+        yield f"# Replay of {markdown_text(self.of)}"
         yield ""
         yield self._verdict()
         for number, divergence in enumerate(self.divergences, start=1):
             yield from ("", f"## {number}. {_title(divergence)}", "", fenced_diff(divergence.diff.split("\n")))
         if self.stopped is not None:
-            yield from ("", f"The replay stopped: {self.stopped}")
+            yield from ("", f"The replay stopped: {markdown_text(self.stopped)}")
         if self.error is not None:
-            yield from ("", f"The program raised {type(self.error).__name__}: {self.error}")
+            raised = markdown_text(f"{type(self.error).__name__}: {self.error}")
+            yield from ("", f"The program raised {raised}")
         yield from ("", "| call | recorded, s | replayed, s |", "|---|---:|---:|")
         for timing in self.timings:
-            cells = (_escaped(timing.span), _seconds(timing.recorded_s), _seconds(timing.replayed_s))
+            cells = (markdown_text(timing.span), _seconds(timing.recorded_s), _seconds(timing.replayed_s))
             yield f"| {' | '.join(cells)} |"
 
     def _verdict(self) -> str:
@@ -101,13 +102,9 @@ class Replay:
 
 
 def _title(divergence: Divergence) -> str:
-    where = _escaped(divergence.span)
+    where = markdown_text(divergence.span)
     at = where if divergence.span_id is None else f"{where} (span {divergence.span_id})"
-    return f"{divergence.kind}: {at}, {divergence.field}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return f"{divergence.kind}: {at}, {markdown_text(divergence.field)}"
 
 
 def _seconds(seconds: float | None) -> str:

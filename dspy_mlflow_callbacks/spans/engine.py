@@ -28,6 +28,8 @@ _WARN = WarnOnce()
 
 OpenSpan = RecordedSpan | NativeSpan | Muted
 
+_BESIDE = "MLflow has span processors beside its own"
+
 
 class Engine:
     """Opens spans. A span of a trace is made by the engine with which the trace began.
@@ -92,6 +94,13 @@ class Engine:
         """Return what was decided for the trace that a call would be part of; see `around.decision_of`."""
         return decision_of(internals.tracer().current_span() if parent is None else _otel(parent))
 
+    def choice(self) -> tuple[str, str]:
+        """Return which engine traces that begin now get, and why; no store is asked that MLflow has not opened."""
+        if self._name == "native":
+            return "native", "the option engine asks for it"
+        reason = internals.why_not_recorded() or (_BESIDE if _has_more_processors() else None)
+        return ("recorded", "traces go to a tracking store") if reason is None else ("native", reason)
+
     def _records(self, tracer: internals.Tracer) -> bool:
         if self._name == "native":
             return False
@@ -102,9 +111,14 @@ class Engine:
         return False
 
     def _warn_of_native(self) -> None:
-        reason = internals.why_not_recorded() or "MLflow has span processors beside its own"
+        reason = internals.why_not_recorded() or _BESIDE
         effect = " Traces are not sampled by tail_sampler." if self._has_tail_sampler else ""
         _WARN((reason, effect), f"The recorded engine cannot serve here, and the native one does: {reason}.{effect}")
+
+
+def _has_more_processors() -> bool:
+    tracer = internals.tracer.now
+    return internals.has_span_processors() or (tracer is not None and tracer.recorder is None)
 
 
 def _otel(parent: Any) -> Any:

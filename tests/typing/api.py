@@ -15,8 +15,10 @@ from dspy_mlflow_callbacks import (
     CallKind,
     CallStart,
     CheckFailedError,
+    Diagnosis,
     Divergence,
     EndedTrace,
+    Finding,
     KindFilter,
     LevelFilter,
     LMCallback,
@@ -42,6 +44,7 @@ from dspy_mlflow_callbacks import (
     autolog,
     compare_traces,
     compare_versions,
+    diagnose,
     flush,
     load_model,
     load_program,
@@ -208,3 +211,7 @@ except CheckFailedError as failed:
     reasons: list[str] = [each.reason for each in failed.checks.failed]
 comparison_report: list[str] = [versions.to_markdown(), traces.to_html(), traces.spans[0].name]
 compare_versions("v1", "v2", resamples=None)  # type: ignore[arg-type]
+
+diagnosis: Diagnosis = diagnose(answer, timeout_s=5)
+problems: tuple[Finding, ...] = diagnosis.problems
+remedies: list[str] = [each.remedy for each in problems] if not diagnosis.is_healthy else [str(diagnosis.to_dict())]
