@@ -34,9 +34,12 @@ COUNTERS = {
     "started": _Instrument("dspy_mlflow.spans.started", "{span}", "Spans opened."),
     "ended": _Instrument("dspy_mlflow.spans.ended", "{span}", "Spans closed."),
     "dropped": _Instrument("dspy_mlflow.spans.dropped", "{span}", "Calls left out by sampling, a filter or a scope."),
+    "abandoned": _Instrument("dspy_mlflow.spans.abandoned", "{span}", "Spans closed because their calls never ended."),
     "failed": _Instrument("dspy_mlflow.spans.failed", "{span}", "Spans or payloads that a failing step cost."),
     "stored": _Instrument("dspy_mlflow.traces.stored", "{trace}", "Traces stored."),
     "lost": _Instrument("dspy_mlflow.traces.lost", "{trace}", "Ended traces that are not and will not be stored."),
+    "spooled": _Instrument("dspy_mlflow.traces.spooled", "{trace}", "Ended traces that came to the spool."),
+    "dead_lettered": _Instrument("dspy_mlflow.traces.dead_lettered", "{trace}", "Lost traces that the spool keeps."),
 }
 """The instrument of each counter of `Counters`."""
 

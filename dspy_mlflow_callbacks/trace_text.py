@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from mlflow.entities import Span, Trace
 
+from dspy_mlflow_callbacks.printable import printable
+
 _DOLLAR_DIGITS = 6
 _MAX_ERROR_CHARACTERS = 200
 
@@ -36,7 +38,7 @@ def _lines_below(span: Span, below: dict[str | None, list[Span]], indent: str) -
 
 
 def _line(span: Span) -> str:
-    parts = [_printable(span.name), str(span.span_type), _duration(span), *_usage(span)]
+    parts = [printable(span.name), str(span.span_type), _duration(span), *_usage(span)]
     if span.status.status_code.value == "ERROR":
         parts.append(f"ERROR {_first_line(span.status.description)}")
     return "  ".join(parts)
@@ -57,9 +59,5 @@ def _usage(span: Span) -> Iterator[str]:
 
 
 def _first_line(text: str) -> str:
-    line = _printable(text.strip().partition("\n")[0])
+    line = printable(text.strip().partition("\n")[0])
     return line if len(line) <= _MAX_ERROR_CHARACTERS else f"{line[:_MAX_ERROR_CHARACTERS]}…"
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -139,7 +139,7 @@ def ask_server(uri: str, endpoint: str, timeout_s: float) -> str:
     Raises:
         ServerError: if it does not answer in time, or refuses.
     """
-    return str(_request(uri, endpoint, "GET", timeout=timeout_s).text)
+    return str(ask(uri, endpoint, "GET", timeout=timeout_s).text)
 
 
 def post_info(uri: str, info: Any) -> Any:
