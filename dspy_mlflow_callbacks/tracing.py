@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -23,10 +24,12 @@ from dspy_mlflow_callbacks.events import (
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
+from dspy_mlflow_callbacks.optimizing import CompileSummary, Place
 from dspy_mlflow_callbacks.spans.engine import Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
 from dspy_mlflow_callbacks.stats import Counters, Stats
+from dspy_mlflow_callbacks.summaries import Summaries, count
 
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
 _NOTHING = SpanEnd()
@@ -44,6 +47,7 @@ class Tracing:
         counters: Where calls are counted.
         lost: Told of each error that cost a span.
         capture: Which content is recorded.
+        summarizes: Whether compiles are recorded in summary.
         open_spans: The calls of the process that are open.
     """
 
@@ -55,6 +59,7 @@ class Tracing:
         lost: Callable[[Exception], object],
         *,
         capture: Capture = EVERYTHING,
+        summarizes: bool = False,
         open_spans: OpenSpans = OPEN_SPANS,
     ) -> None:
         self.chain = chain
@@ -62,7 +67,9 @@ class Tracing:
         self._engine = engine
         self._counters = counters
         self._capture = capture
+        self._summarizes = summarizes
         self._open_spans = open_spans
+        self._summaries = Summaries(self, open_spans, self._open_trial, self._close_trial)
 
     def stats(self) -> Stats:
         """Return the counts of now."""
@@ -97,13 +104,19 @@ class Tracing:
         if self._engine.is_suppressed():
             self._hold_dropped(call_id, self._engine.mute(above, call_id), is_suppressed=True)
             return False
+        place = self._summaries.place_of(kind, instance, parent)
+        if parent is not None and place is not Place.SPAN and place is not Place.TRIAL:
+            self._watch(place, kind, call_id, instance, inputs, parent)
+            return False
         is_sampled = self._decision(parent, above)
         if is_sampled is False or (is_sampled is None and self.chain.drops(_root_call_id(call_id, parent))):
             muted = self._engine.mute(above, call_id)
             self._hold_dropped(call_id, muted, is_final=is_sampled is False, around=parent)
             return True
         try:
-            call = self._call(kind, call_id, instance, inputs, parent=parent, above=above, is_sampled=is_sampled)
+            watch = self._watch_of(kind, call_id, instance, inputs, parent)
+            kind = CallKind.TRIAL if place is Place.TRIAL else kind
+            call = self._call(kind, call_id, instance, inputs, watch, parent=parent, above=above, is_sampled=is_sampled)
             return self._begin(call, parent, above)
         except BaseException:
             if parent is not None and call_id not in self._open_spans:
@@ -116,6 +129,7 @@ class Tracing:
         call_id: str,
         instance: Any,
         inputs: dict[str, Any],
+        watch: Any,
         *,
         parent: OpenCall | None,
         above: Any,
@@ -133,16 +147,56 @@ class Tracing:
             root_call_id=_root_call_id(call_id, parent),
             instance=instance,
             inputs=inputs,
-            name=name_of(kind, instance, inputs, enclosing),
+            name=watch.name if kind is CallKind.TRIAL else name_of(kind, instance, inputs, enclosing),
             is_entry=is_entry,
             is_sampled=is_sampled,
             settings=dspy_internals.settings,
             scope=scope,
             tags=EMPTY if trace_scope is None else trace_scope.tags,
             metadata=EMPTY if trace_scope is None else trace_scope.metadata,
-            watch=LMWatch(call_id) if kind is CallKind.LM else None,
+            watch=watch,
             locator=self._engine.experiment,
         )
+
+    def _watch_of(
+        self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], parent: OpenCall | None
+    ) -> Any:
+        """Return what learns of a call while it runs, where its kind has something of the sort."""
+        if kind is CallKind.LM:
+            return LMWatch(call_id)
+        part = None if parent is None else parent.part
+        if kind is CallKind.COMPILE and self._summarizes:
+            return CompileSummary(call_id, inputs, part)
+        if kind is CallKind.EVALUATE and isinstance(part, CompileSummary):
+            devset = inputs.get("devset")
+            devset = instance.devset if devset is None else devset
+            return part.evaluates(inputs.get("program"), devset, inputs.get("callback_metadata"))
+        return None
+
+    def _watch(
+        self, place: Place, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], around: OpenCall
+    ) -> None:
+        """Hold a call of which a compile's summary says what it cost."""
+        if place is Place.CANDIDATE:
+            trial = self._summaries.trial_of(instance, around)
+            self._summaries.watch_candidate(call_id, instance, inputs, around, trial)
+        else:
+            self._summaries.watch(kind, call_id, instance, inputs, around)
+
+    def _open_trial(self, call: CallStart, around: OpenCall) -> OpenCall | None:
+        """Open the span of a trial that no event announces; calls of many threads are part of it."""
+        kept = self.chain.on_start(call)
+        if kept is None or kept.is_hidden:
+            return None
+        span = self._engine.open(kept, describe_start(kept, self._capture), around.span)
+        span.leave()
+        self._hold(kept, span, around)
+        return self._open_spans.get(call.call_id)
+
+    def _close_trial(self, call: OpenCall, exception: BaseException | None) -> None:
+        if call.start is not None and not self._open_spans.take(call.start.call_id).is_dropped:
+            end = new_call_end(call_id=call.start.call_id, outputs=None, exception=exception)
+            self._finish(call, call.start, end)
 
     def _place(self, around: OpenCall | None) -> tuple[OpenCall | None, Any]:
         """Return the open call that a new one nests in, and the engine's span above it; None leaves that to MLflow.
@@ -186,10 +240,20 @@ class Tracing:
         if call.start is None:
             call.span.close(_NOTHING)
             return
-        if not call.is_hidden:
-            self._finish(call, call.start, new_call_end(call_id=call_id, outputs=outputs, exception=exception))
+        try:
+            if call.part is not None:
+                self._summarize(call, outputs, exception)
+        finally:
+            if not call.is_hidden:
+                self._finish(call, call.start, new_call_end(call_id=call_id, outputs=outputs, exception=exception))
         if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
             self._note_parsed(call.start)
+
+    def _summarize(self, call: OpenCall, outputs: Any, exception: BaseException | None) -> None:
+        """Tell the compile or trial that *call* is, or is part of, that it has ended."""
+        if call.on_end is not None:
+            call.on_end(exception)
+        count(call, outputs, exception)
 
     def _begin(self, call: CallStart, parent: OpenCall | None, above: Any) -> bool:
         """Open the span of a call that may be recorded; return what `start` returns."""
@@ -217,6 +281,7 @@ class Tracing:
             held = OpenCall(call.call_id, call, span, self, {}, cpu_started=_cpu_time())
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
+        self._say_part(held, call, parent)
         self._open_spans.add(call.call_id, held)
         self._counters.started()
         self._note_adapter(call, parent)
@@ -224,8 +289,21 @@ class Tracing:
     def _hold_hidden(self, call: CallStart, parent: OpenCall | None) -> None:
         span, trace = (None, {}) if parent is None else (parent.span, parent.trace)
         held = OpenCall(call.call_id, call, span, self, trace)
+        if parent is not None:
+            held.part, held.is_summarized = parent.part, parent.is_summarized
+        if call.kind is CallKind.TRIAL:
+            held.part = call.watch
         self._open_spans.add(call.call_id, held)
         self._note_adapter(call, parent)
+
+    def _say_part(self, held: OpenCall, call: CallStart, parent: OpenCall | None) -> None:
+        """Say to which compile or trial an open call counts."""
+        if call.kind is CallKind.TRIAL or (call.kind is CallKind.COMPILE and call.watch is not None):
+            held.part, held.is_summarized = call.watch, True
+        elif parent is not None:
+            held.part = parent.part
+        if call.kind is CallKind.COMPILE and call.watch is not None:
+            held.on_end = functools.partial(self._summaries.end_groups, call.watch)
 
     def _enclosing(self) -> OpenCall | None:
         """Return the open call around one that starts here.

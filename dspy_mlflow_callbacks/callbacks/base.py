@@ -119,6 +119,7 @@ class TracingCallback(BaseCallback):
             counters,
             losses,
             capture=capture,
+            summarizes=config.compile == "summary",
         )
 
     def __repr__(self) -> str:

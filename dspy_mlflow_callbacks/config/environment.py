@@ -76,6 +76,11 @@ def as_bool(text: str) -> bool:
     return text.lower() in TRUE
 
 
+def as_manner(text: str) -> bool | str:
+    """Return what *text* means: yes, no, or the manner that it names."""
+    return as_bool(text) if text.lower() in (*TRUE, *FALSE) else text.lower()
+
+
 def as_number(text: str) -> float:
     """Return the number that *text* is."""
     try:

@@ -154,6 +154,12 @@ def one_of(choices: Iterable[str]) -> Callable[[Any], str]:
     return check
 
 
+def manner(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    """Return a check that a value is one of *choices*; True is the first of them, False the last."""
+    check = one_of(choices)
+    return lambda value: choices[0 if value else -1] if isinstance(value, bool) else check(value)
+
+
 def true_or_false(value: Any) -> bool:
     """Check that a value is a bool."""
     if not isinstance(value, bool):

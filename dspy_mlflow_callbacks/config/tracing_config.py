@@ -15,6 +15,7 @@ from dspy_mlflow_callbacks.config.environment import Wrong, variable_of
 from dspy_mlflow_callbacks.config.options import (
     default_text,
     documentation,
+    manner,
     number_above,
     number_from,
     one_of,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 ENGINES = ("auto", "recorded", "native")
+COMPILE = ("summary", "full", "off")
 
 MAX_NAME_CHARACTERS = 500
 """The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
@@ -82,7 +84,7 @@ class TracingOptions(TypedDict, total=False):
     redact_patterns: Iterable[str]
     redact_fields: Iterable[str]
     evaluate: bool
-    compile: bool
+    compile: str | bool
     engine: str
     tail_sampler: TailSampler | Mapping[str, Any] | None
     max_queue_traces: int
@@ -235,7 +237,14 @@ class TracingConfig:
         lambda value: Redactor(fields=value).fields,
     )
     evaluate: bool = _switch("Whether `dspy.Evaluate` is recorded, with what it runs.")
-    compile: bool = _switch("Whether optimizers are recorded, with what they run.")
+    compile: str = option(
+        COMPILE[0],
+        "How optimizers are recorded: `summary` is a trace with their trials, each with its candidate, score and cost; "
+        "`full` is one trace with every call in it; `off` records nothing of them, nor of what they run.",
+        allowed=f"{', '.join(COMPILE)}; true is summary, false is off",
+        read=environment.as_manner,
+        check=manner(COMPILE),
+    )
     engine: str = option(
         "auto",
         "How spans are made: `recorded` keeps light spans and stores whole traces in batches, where traces go to a "
@@ -385,7 +394,7 @@ class TracingConfig:
         if self.sampling_rules:
             steps.append(RuleSampler(self.sampling_rules, self.sampling_ratio))
         dropped = [
-            kind for kind, kept in ((CallKind.EVALUATE, self.evaluate), (CallKind.COMPILE, self.compile)) if not kept
+            kind for kind, kept in ((CallKind.EVALUATE, self.evaluate), (CallKind.COMPILE, self.compile != "off")) if not kept
         ]
         if dropped or self.events is not None:
             steps.append(KindFilter(self.events, dropped))

@@ -5,6 +5,7 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed
+from dspy_mlflow_callbacks.dspy_internals.items import Item, current_item
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
     SettingsOverride,
@@ -21,10 +22,12 @@ __all__ = [
     "HAS_ENGINES",
     "NO_CONNECTION",
     "Answer",
+    "Item",
     "KeptCallbacks",
     "OthersOnly",
     "SettingsOverride",
     "active_call_id",
+    "current_item",
     "directed",
     "hear_everywhere",
     "install",

@@ -14,6 +14,7 @@ import dspy
 from dspy.utils import parallelizer
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
+from dspy_mlflow_callbacks.dspy_internals import items
 from dspy_mlflow_callbacks.dspy_internals.settings import active_call_id
 from dspy_mlflow_callbacks.dspy_internals.wrapping import wrap
 
@@ -48,6 +49,7 @@ def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any
         in_current_context: Binds a function to the tracing context of the thread that calls this.
     """
     _Installs.count += 1
+    items.install(in_current_context)
     wrap(parallelizer.ParallelExecutor, "execute", functools.partial(_executing, in_current_context))
     wrap(dspy.retrievers.Embeddings, "__call__", _announcing)
     wrap(dspy.KNN, "__call__", _announcing)
@@ -64,12 +66,7 @@ def _executing(
     in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]], original: Callable[..., Any]
 ) -> Callable[..., Any]:
     def execute(self: Any, function: Callable[..., Any], data: Any) -> Any:
-        try:
-            bound = in_current_context(function)
-        except Exception:  # the program's own call: it must run
-            logger.warning("MLflow's context does not reach DSPy's worker threads.", exc_info=True)
-            bound = function
-        return original(self, bound, data)
+        return original(self, items.each_an_item(items.bound(in_current_context, function)), data)
 
     return execute
 

@@ -15,7 +15,8 @@ _GROUPS = {
     "adapter": (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE),
     "interpreter": tuple(kind for kind in CallKind if kind.value.startswith("interpreter_")),
 }
-_ALLOWED_KINDS = (*(kind.value for kind in CallKind), *_GROUPS)
+# Trials are a part of their compile.
+_ALLOWED_KINDS = (*(kind.value for kind in CallKind if kind is not CallKind.TRIAL), *_GROUPS)
 
 
 def _kinds(names: Iterable[CallKind | str]) -> frozenset[CallKind]:

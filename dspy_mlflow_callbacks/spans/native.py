@@ -28,6 +28,10 @@ from dspy_mlflow_callbacks.spans.leaving import preview_content, run_steps, span
 _PRICED = ("LLM", "CHAT_MODEL")
 
 
+def _nothing() -> None:
+    """Detach a span that is detached."""
+
+
 @attrs.define(eq=False)  # not frozen: that takes three times as long to make
 class NativeSpan:
     """A span that is open: OpenTelemetry's, and what takes it out of MLflow's context again.
@@ -46,6 +50,11 @@ class NativeSpan:
     def around(self) -> Span:
         """What calls below nest in that are recorded all the same."""
         return self.otel
+
+    def leave(self) -> None:
+        """Take the span out of MLflow's context while it stays open: it may be closed in another one."""
+        self._detach()
+        self._detach = _nothing
 
     def close(self, end: SpanEnd) -> None:
         """Take the span out of MLflow's context, then end it."""

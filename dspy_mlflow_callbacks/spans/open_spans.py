@@ -27,6 +27,9 @@ class OpenCall:
         around: The open call around a dropped one: calls below it that are recorded all the same nest there.
         cpu_started: Thread and its CPU time in nanoseconds when a root call started.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
+        part: The compile or trial, recorded in summary, to which the call's cost counts; None where there is none.
+        is_summarized: Whether calls right below it are summed up in *part* and get no spans.
+        on_end: What is done first when the call ends, with what it raised.
     """
 
     call_id: str | None
@@ -39,6 +42,9 @@ class OpenCall:
     around: OpenCall | None = attrs.field(default=None, repr=False, kw_only=True)
     cpu_started: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
     unparsed: str | None = attrs.field(default=None, kw_only=True)
+    part: Any = attrs.field(default=None, repr=False, kw_only=True)
+    is_summarized: bool = attrs.field(default=False, kw_only=True)
+    on_end: Callable[[BaseException | None], None] | None = attrs.field(default=None, repr=False, kw_only=True)
 
     @property
     def is_dropped(self) -> bool:

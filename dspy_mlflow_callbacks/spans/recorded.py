@@ -88,6 +88,11 @@ class RecordedSpan(LightSpan):
         del self._start
         return attributes
 
+    def leave(self) -> None:
+        """Take the span out of MLflow's context while it stays open: it may be closed in another one."""
+        self._detach()
+        self._detach = _nothing
+
     def close(self, end: SpanEnd) -> None:
         """Take the span out of MLflow's context, then end it."""
         # First the context: a span that fails to end must not become the parent of the next trace.

@@ -1,0 +1,87 @@
+"""Candidates: programs that an optimizer tries, and what tells one from another."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import dspy
+
+from dspy_mlflow_callbacks.describe.payloads import plain_example, to_json
+from dspy_mlflow_callbacks.describe.signatures import predictors, program_fingerprint
+
+
+@attrs.frozen
+class Candidate:
+    """A program as it is when it is tried.
+
+    Attributes:
+        fingerprint: See `program_fingerprint`.
+        instructions: What its predictors are told, line by line: signature, instructions, fields.
+        demos: The demos of each predictor that has any, by path, each as JSON values.
+    """
+
+    fingerprint: str
+    instructions: tuple[str, ...]
+    demos: Mapping[str, Sequence[Any]]
+
+    def instructions_since(self, before: Candidate | None, names: tuple[str, str]) -> str:
+        """Return the instructions as a unified diff against those of *before*, between *names*; without it, as they are.
+
+        No difference is an empty text.
+        """
+        if before is None:
+            return "\n".join(self.instructions)
+        return "\n".join(difflib.unified_diff(before.instructions, self.instructions, *names, lineterm=""))
+
+    def demos_since(self, before: Candidate | None) -> dict[str, dict[str, Any]]:
+        """Return how many demos each predictor has, and which were added and removed since *before*, if any were.
+
+        They are values and no text, so that payload steps know a field by its name.
+        """
+        earlier: Mapping[str, Sequence[Any]] = {} if before is None else before.demos
+        return {path: _changes(earlier.get(path, ()), self.demos.get(path, ())) for path in {**earlier, **self.demos}}
+
+
+def candidate_of(program: dspy.Module) -> Candidate:
+    """Return *program* as it is now."""
+    found = [(path.removeprefix(".") or "self", predictor) for path, predictor in predictors(program)]
+    return Candidate(
+        program_fingerprint(program),
+        tuple(line for path, predictor in found for line in _lines(path, predictor)),
+        {path: [plain_example(demo) for demo in predictor.demos] for path, predictor in found if predictor.demos},
+    )
+
+
+def _lines(path: str, predictor: dspy.Predict) -> Iterator[str]:
+    signature = predictor.signature
+    yield f"{path}: {signature.signature}"
+    yield from signature.instructions.splitlines()
+    for name, info in signature.fields.items():
+        extra = info.json_schema_extra or {}
+        yield f"{name}: {extra.get('prefix')} {extra.get('desc')}"
+    thresholds = getattr(predictor, "fields", None)  # from DSPy 3.4 on
+    if thresholds:
+        yield f"thresholds: {to_json(thresholds)}"
+
+
+def _changes(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
+    known, left = [to_json(demo) for demo in before], [to_json(demo) for demo in after]
+    changes = {
+        "count": len(after),
+        "added": [demo for demo, text in zip(after, left, strict=True) if text not in known],
+        "removed": [demo for demo, text in zip(before, known, strict=True) if text not in left],
+    }
+    return {name: value for name, value in changes.items() if value != []}
+
+
+def shape_of(program: Any) -> tuple[Any, ...] | None:
+    """Return what all candidates of one compile have in common: the class, and paths and fields of the predictors.
+
+    None for what is no program. An optimizer's own programs, which propose instructions, have other shapes.
+    """
+    if not isinstance(program, dspy.Module):
+        return None
+    return type(program), tuple((path, tuple(each.signature.fields)) for path, each in predictors(program))
