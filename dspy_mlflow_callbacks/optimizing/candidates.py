@@ -28,9 +28,13 @@ class Candidate:
     demos: Mapping[str, Sequence[Any]]
 
     def instructions_since(self, before: Candidate | None, names: tuple[str, str]) -> str:
-        """Return the instructions as a unified diff against those of *before*, between *names*; without it, as they are.
+        """Return the instructions as a unified diff against those of *before*; without it, as they are.
 
         No difference is an empty text.
+
+        Args:
+            before: The candidate of the trial before.
+            names: What the diff calls the two.
         """
         if before is None:
             return "\n".join(self.instructions)
