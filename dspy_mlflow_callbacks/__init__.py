@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         save_program,
     )
     from dspy_mlflow_callbacks.replaying import Divergence, Replay, ReplayError, Timing, replay
+    from dspy_mlflow_callbacks.report import OptimizerRun, TrialResult, optimizer_runs
     from dspy_mlflow_callbacks.scopes import suppress_tracing, trace_context
     from dspy_mlflow_callbacks.stats import Stats
     from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
@@ -75,6 +76,7 @@ __all__ = [
     "MlflowCallback",
     "ModuleCallback",
     "NameFilter",
+    "OptimizerRun",
     "Payload",
     "PayloadLimit",
     "PayloadStep",
@@ -91,6 +93,7 @@ __all__ = [
     "ToolCallback",
     "TraceComparison",
     "TracingConfig",
+    "TrialResult",
     "VersionComparison",
     "attach",
     "autolog",
@@ -101,6 +104,7 @@ __all__ = [
     "load_model",
     "load_program",
     "log_model",
+    "optimizer_runs",
     "replay",
     "save_model",
     "save_program",
@@ -146,6 +150,7 @@ _ROOMS = {
         "save_model",
         "save_program",
     ),
+    "report": ("OptimizerRun", "TrialResult", "optimizer_runs"),
     "scopes": ("suppress_tracing", "trace_context"),
     "stats": ("Stats",),
     "tail_sampling": ("EndedTrace", "TailSampler"),

@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "startup": {"autostart"},
     "markdown": set(),
     "compare": {"stats", "markdown"},
+    "report": {"compare"},
     "cli": {"stats", "config", "autostart", "compare", "replaying"},
     "__main__": {"cli"},
     "programs": {"stats", "secrets", "config", "scopes", "describe", "dspy_internals", "callbacks"},
@@ -114,6 +115,7 @@ MLFLOW_ROOMS = {
     "runs",
     "programs",
     "replaying",
+    "report",
     "testing",
 }
 

@@ -81,11 +81,27 @@ def _changes(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if value != []}
 
 
-def shape_of(program: Any) -> tuple[Any, ...] | None:
-    """Return what all candidates of one compile have in common: the class, and paths and fields of the predictors.
+@attrs.frozen
+class Shape:
+    """What all candidates of one compile have in common, and an optimizer's own programs have not.
 
-    None for what is no program. An optimizer's own programs, which propose instructions, have other shapes.
+    Attributes:
+        cls: The program's class.
+        fields: The names of the fields of each predictor, by its path; an optimizer may add predictors.
     """
-    if not isinstance(program, dspy.Module):
-        return None
-    return type(program), tuple((path, tuple(each.signature.fields)) for path, each in predictors(program))
+
+    cls: type
+    fields: Mapping[str, tuple[str, ...]]
+
+    def fits(self, program: Any) -> bool:
+        """Return whether *program* may be a candidate."""
+        return type(program) is self.cls and self.fields.items() <= _fields(program).items()
+
+
+def shape_of(program: Any) -> Shape | None:
+    """Return the shape of *program*; None for what is no program."""
+    return Shape(type(program), _fields(program)) if isinstance(program, dspy.Module) else None
+
+
+def _fields(program: dspy.Module) -> dict[str, tuple[str, ...]]:
+    return {path: tuple(each.signature.fields) for path, each in predictors(program)}

@@ -76,7 +76,7 @@ class CompileSummary:
 
     def is_candidate(self, program: Any) -> bool:
         """Return whether *program* is what this compile makes better, rather than a program that helps."""
-        return self._shape is not None and shape_of(program) == self._shape
+        return self._shape is not None and self._shape.fits(program)
 
     def new_trial(self, program: Any) -> Trial:
         """Return the next trial, of *program* as it is now."""

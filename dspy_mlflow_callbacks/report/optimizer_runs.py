@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from mlflow.entities import Span, Trace
 
-from dspy_mlflow_callbacks.compare.tree import stored_trace
+from dspy_mlflow_callbacks.compare.pages import stored_trace
 
 _FINGERPRINT = "dspy.program.fingerprint"
 
