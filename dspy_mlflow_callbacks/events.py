@@ -17,7 +17,10 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class CallKind(enum.Enum):
-    """The kinds of call for which DSPy emits a start and an end event."""
+    """The kinds of call for which DSPy emits a start and an end event, and `EXAMPLE`, which this package adds.
+
+    An `EXAMPLE` is what `dspy.Evaluate` does with one example: it calls the program, then the metric.
+    """
 
     MODULE = "module"
     LM = "lm"
@@ -25,6 +28,7 @@ class CallKind(enum.Enum):
     ADAPTER_PARSE = "adapter_parse"
     TOOL = "tool"
     EVALUATE = "evaluate"
+    EXAMPLE = "example"
     INTERPRETER_EXECUTE = "interpreter_execute"
     INTERPRETER_TOOL_CALL = "interpreter_tool_call"
     INTERPRETER_STARTUP = "interpreter_startup"
@@ -55,7 +59,7 @@ class CallStart:
         parent: The call that this one runs inside, where this package saw it start; it may be hidden.
         parent_call_id: DSPy's id of the enclosing call, also where nothing else is known of it.
         root_call_id: DSPy's id of the outermost call; the call's own id if it is the root.
-        instance: The module, LM, adapter, tool, … that is called.
+        instance: The module, LM, adapter, tool, … that is called; of an `EXAMPLE` an `EvaluatedExample`.
         inputs: The arguments by parameter name, read only.
         name: The span's name, such as `Program.generate.predict`; a middleware may choose another.
         tags: Tags for the trace, texts by name.
@@ -66,8 +70,11 @@ class CallStart:
             an attached program's own call inside another program's trace.
         is_sampled: What was decided for the trace before this call: True below a recorded call, below a hidden one that
             the same callback let through, below a user's own MLflow span that records
-            or a remote parent that is sampled; None where nobody has decided.
+            or a remote parent that is sampled, and of an example, which is kept with its evaluation; None where nobody
+            has decided.
         is_hidden: Whether the call gets no span: the calls that it makes nest where its span would have stood.
+        begins_trace: Whether a trace of its own begins with the call although another call encloses it, as with an
+            example.
         settings: DSPy's settings, as they are where the call is made.
         scope: What `trace_context` and `mlflow.tracing.context` say around the call where `is_entry`, as an object with
             `tags` and `metadata`; None where there is no such scope.
@@ -89,6 +96,7 @@ class CallStart:
     is_entry: bool = True
     is_sampled: bool | None = None
     is_hidden: bool = False
+    begins_trace: bool = False
     settings: Any = attrs.field(default=None, repr=False)
     scope: Any = attrs.field(default=None, repr=False)
     _locator: Callable[[], tuple[str, ...]] | None = attrs.field(default=None, repr=False, eq=False)
@@ -101,8 +109,8 @@ class CallStart:
 
     @property
     def is_root(self) -> bool:
-        """Whether no call that has a span encloses this one."""
-        return self.parent is None or (self.parent.is_hidden and self.parent.is_root)
+        """Whether its trace has no call with a span around this one."""
+        return self.parent is None or self.begins_trace or (self.parent.is_hidden and self.parent.is_root)
 
 
 @attrs.frozen(kw_only=True)
@@ -120,6 +128,47 @@ class CallEnd:
     outputs: Any = attrs.field(default=None, repr=False)
     exception: BaseException | None = None
     attributes: Mapping[str, Any] = attrs.field(default=EMPTY, validator=_check_mapping)
+
+
+@attrs.frozen(kw_only=True)
+class EvaluatedExample:
+    """An example that `dspy.Evaluate` runs the program and the metric on.
+
+    Attributes:
+        example: What stands in the devset.
+        index: Its place there, from 0 on; of one object that stands there several times, in the order in which it runs.
+            None where the devset is no list or tuple.
+        evaluation_id: What its trace says of the evaluation, in the tag `dspy.evaluation.id`.
+        fingerprint: The program's fingerprint when the evaluation began; None for what is no program.
+        metric: The metric's name.
+    """
+
+    example: Any = attrs.field(repr=False)
+    index: int | None
+    evaluation_id: str
+    fingerprint: str | None
+    metric: str
+
+
+@attrs.frozen(kw_only=True)
+class Feedback:
+    """What a metric says of an example.
+
+    Attributes:
+        name: The metric's name.
+        value: A boolean, a number, a text, or a list or dict of these; None where there is none.
+        rationale: Why, in words.
+        error: The exception's class where there is no value: the program, or the metric, raised.
+        message: What the exception says.
+        stacktrace: Where it was raised.
+    """
+
+    name: str
+    value: Any = None
+    rationale: str | None = None
+    error: str | None = None
+    message: str = ""
+    stacktrace: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -154,7 +203,7 @@ class SpanEnd:
     """A span as it closes: *outputs* and *attributes* are JSON texts.
 
     *error* is the status description of a failed call, None for a successful one. *later* returns what is said besides,
-    outputs and attributes: see `SpanStart`.
+    outputs and attributes: see `SpanStart`. *feedback* is for the trace, or for the span in a trace of many examples.
     """
 
     outputs: str | None = None
@@ -162,6 +211,7 @@ class SpanEnd:
     later: Callable[[], SpanEnd] | None = None
     events: tuple[SpanEvent, ...] = ()
     error: str | None = None
+    feedback: Feedback | None = None
 
     def whole(self) -> SpanEnd:
         """Return the end with what could wait."""
@@ -169,7 +219,13 @@ class SpanEnd:
             return self
         rest = self.later()
         attributes = {**rest.attributes, **self.attributes}
-        return new_span_end(outputs=rest.outputs, attributes=attributes, events=self.events, error=self.error)
+        return new_span_end(
+            outputs=rest.outputs,
+            attributes=attributes,
+            events=self.events,
+            error=self.error,
+            feedback=self.feedback,
+        )
 
 
 _Event = TypeVar("_Event")

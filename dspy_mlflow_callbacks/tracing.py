@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import attrs
 
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
+from dspy_mlflow_callbacks.describe.examples import inputs_of, tags_of
 from dspy_mlflow_callbacks.events import (
     EMPTY,
     CallEnd,
     CallKind,
     CallStart,
+    EvaluatedExample,
     SpanEnd,
     new_call_end,
     new_call_start,
@@ -24,8 +28,8 @@ from dspy_mlflow_callbacks.events import (
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
-from dspy_mlflow_callbacks.optimizing import CompileSummary, Place
-from dspy_mlflow_callbacks.spans.engine import Engine
+from dspy_mlflow_callbacks.optimizing import CompileSummary, Place, Trial
+from dspy_mlflow_callbacks.spans.engine import NEW_TRACE, Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
 from dspy_mlflow_callbacks.stats import Counters, Stats
@@ -48,6 +52,7 @@ class Tracing:
         lost: Told of each error that cost a span.
         capture: Which content is recorded.
         summarizes: Whether compiles are recorded in summary.
+        evaluate: How the examples of evaluations are recorded: the option of this name.
         open_spans: The calls of the process that are open.
     """
 
@@ -60,10 +65,12 @@ class Tracing:
         *,
         capture: Capture = EVERYTHING,
         summarizes: bool = False,
+        evaluate: str = "linked",
         open_spans: OpenSpans = OPEN_SPANS,
     ) -> None:
         self.chain = chain
         self.lost = lost
+        self.evaluate = evaluate
         self._engine = engine
         self._counters = counters
         self._capture = capture
@@ -98,15 +105,13 @@ class Tracing:
             self._open_spans.stand_for(call_id, around)
             return not around.is_suppressed
         parent, above = self._place(around)
-        if kind in _ADAPTER_KINDS and parent is not None and _repeats(kind, instance, parent):
-            self._open_spans.stand_for(call_id, parent)
-            return False
-        if self._engine.is_suppressed():
-            self._hold_dropped(call_id, self._engine.mute(above, call_id), is_suppressed=True)
+        if self._stands_aside(kind, call_id, instance, parent, above=above):
             return False
         place = self._summaries.place_of(kind, instance, parent)
-        if parent is not None and place is not Place.SPAN and place is not Place.TRIAL:
-            self._watch(place, kind, call_id, instance, inputs, parent)
+        if parent is not None and place is Place.CANDIDATE:
+            return self._start_candidate(call_id, instance, inputs, parent)
+        if parent is not None and place is Place.WATCHED:
+            self._summaries.watch(kind, call_id, instance, inputs, parent)
             return False
         is_sampled = self._decision(parent, above)
         if is_sampled is False or (is_sampled is None and self.chain.drops(_root_call_id(call_id, parent))):
@@ -114,14 +119,92 @@ class Tracing:
             self._hold_dropped(call_id, muted, is_final=is_sampled is False, around=parent)
             return True
         try:
-            watch = self._watch_of(kind, call_id, instance, inputs, parent)
+            watch = self._watch_of(
+                kind, call_id, instance, inputs, part=None if parent is None else parent.part, place=place
+            )
             kind = CallKind.TRIAL if place is Place.TRIAL else kind
-            call = self._call(kind, call_id, instance, inputs, watch, parent=parent, above=above, is_sampled=is_sampled)
+            call = self._call(
+                kind, call_id, instance, inputs, watch=watch, parent=parent, above=above, is_sampled=is_sampled
+            )
             return self._begin(call, parent, above)
         except BaseException:
             if parent is not None and call_id not in self._open_spans:
                 self._open_spans.add(call_id, parent)  # what runs below nests where the lost span would have stood
             raise
+
+    def _stands_aside(
+        self, kind: CallKind, call_id: str, instance: Any, parent: OpenCall | None, *, above: Any
+    ) -> bool:
+        """Hold a call that gets no span because its adapter's own call has one, or a scope switched tracing off."""
+        if kind in _ADAPTER_KINDS and parent is not None and _repeats(kind, instance, parent):
+            self._open_spans.stand_for(call_id, parent)
+            return True
+        is_suppressed: bool = self._engine.is_suppressed()
+        if is_suppressed:
+            self._hold_dropped(call_id, self._engine.mute(above, call_id), is_suppressed=True)
+        return is_suppressed
+
+    def start_example(
+        self, call_id: str, example: EvaluatedExample, evaluation: OpenCall, *, is_linked: bool
+    ) -> str | None:
+        """Open the span of an example of an evaluation that this opened; return the id of the trace it is in, if any.
+
+        Args:
+            call_id: The id of the call.
+            example: The example.
+            evaluation: The evaluation.
+            is_linked: Whether the example is a trace of its own.
+        """
+        if self._engine.is_suppressed():
+            self._hold_dropped(call_id, self._engine.mute(evaluation.span, call_id), is_suppressed=True)
+            return None
+        try:
+            call = self._example(call_id, example, evaluation, is_linked=is_linked)
+            self._begin(call, evaluation, NEW_TRACE if is_linked else evaluation.span)
+        except BaseException:
+            if call_id not in self._open_spans:
+                self._open_spans.add(call_id, evaluation)
+            raise
+        held = self._open_spans.get(call_id)
+        return held.span.trace_id if held is not None and not held.is_dropped else None
+
+    def _example(self, call_id: str, example: EvaluatedExample, evaluation: OpenCall, *, is_linked: bool) -> CallStart:
+        tags = {**tags_of(example), **_tags_of(evaluation.part)} if is_linked else EMPTY
+        inputs = inputs_of(example.example)
+        return self._below(CallKind.EXAMPLE, call_id, example, inputs, evaluation, tags=tags, begins_trace=is_linked)
+
+    def _below(
+        self,
+        kind: CallKind,
+        call_id: str,
+        instance: Any,
+        inputs: dict[str, Any],
+        around: OpenCall,
+        *,
+        tags: Mapping[str, str],
+        begins_trace: bool,
+    ) -> CallStart:
+        """Return the start of an example's call, which is kept with the evaluation or compile *around*."""
+        enclosing: Any = around.start
+        scope = self._engine.scope() if begins_trace else None
+        return new_call_start(
+            kind=kind,
+            call_id=call_id,
+            parent=enclosing,
+            parent_call_id=around.call_id,
+            root_call_id=call_id if begins_trace else enclosing.root_call_id,
+            instance=instance,
+            inputs=inputs,
+            name=name_of(kind, instance, inputs, None),
+            is_entry=begins_trace,
+            is_sampled=True,
+            begins_trace=begins_trace,
+            settings=dspy_internals.settings,
+            scope=scope,
+            tags=tags if scope is None else {**tags, **scope.tags},
+            metadata=EMPTY if scope is None else scope.metadata,
+            locator=self._engine.experiment,
+        )
 
     def _call(
         self,
@@ -129,8 +212,8 @@ class Tracing:
         call_id: str,
         instance: Any,
         inputs: dict[str, Any],
-        watch: Any,
         *,
+        watch: Any,
         parent: OpenCall | None,
         above: Any,
         is_sampled: bool | None,
@@ -159,36 +242,49 @@ class Tracing:
         )
 
     def _watch_of(
-        self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], parent: OpenCall | None
+        self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, part: Any, place: Place
     ) -> Any:
         """Return what learns of a call while it runs, where its kind has something of the sort."""
         if kind is CallKind.LM:
             return LMWatch(call_id)
-        part = None if parent is None else parent.part
         if kind is CallKind.COMPILE and self._summarizes:
             return CompileSummary(call_id, inputs, part)
-        if kind is CallKind.EVALUATE and isinstance(part, CompileSummary):
+        if place is Place.TRIAL:
             devset = inputs.get("devset")
             devset = instance.devset if devset is None else devset
             return part.evaluates(inputs.get("program"), devset, inputs.get("callback_metadata"))
         return None
 
-    def _watch(
-        self, place: Place, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], around: OpenCall
-    ) -> None:
-        """Hold a call of which a compile's summary says what it cost."""
-        if place is Place.CANDIDATE:
-            trial = self._summaries.trial_of(instance, around)
+    def _start_candidate(self, call_id: str, instance: Any, inputs: dict[str, Any], around: OpenCall) -> bool:
+        """Begin the trace of an example that an optimizer runs a candidate on without an evaluation.
+
+        Returns:
+            What `start` returns.
+        """
+        trial = self._summaries.trial_of(instance, around)
+        if self.evaluate != "linked":
             self._summaries.watch_candidate(call_id, instance, inputs, around, trial)
-        else:
-            self._summaries.watch(kind, call_id, instance, inputs, around)
+            return False
+        call = self._below(CallKind.MODULE, call_id, instance, inputs, around, tags=_tags_of(trial), begins_trace=True)
+        try:
+            is_left_out = self._begin(call, around, NEW_TRACE)
+        except BaseException:
+            if call_id not in self._open_spans:
+                self._open_spans.add(call_id, around)
+            raise
+        held = self._open_spans.get(call_id)
+        if held is not None and not held.is_dropped:
+            held.part, held.on_end = trial, lambda _: trial.ran_example(inputs)
+            if not held.is_hidden:
+                trial.record(held.span.trace_id)
+        return is_left_out
 
     def _open_trial(self, call: CallStart, around: OpenCall) -> OpenCall | None:
         """Open the span of a trial that no event announces; calls of many threads are part of it."""
         kept = self.chain.on_start(call)
         if kept is None or kept.is_hidden:
             return None
-        span = self._engine.open(kept, describe_start(kept, self._capture), around.span)
+        span: Any = self._engine.open(kept, describe_start(kept, self._capture), around.span)
         span.leave()
         self._hold(kept, span, around)
         return self._open_spans.get(call.call_id)
@@ -245,7 +341,9 @@ class Tracing:
                 self._summarize(call, outputs, exception)
         finally:
             if not call.is_hidden:
-                self._finish(call, call.start, new_call_end(call_id=call_id, outputs=outputs, exception=exception))
+                said = EMPTY if call.at_end is None else call.at_end()
+                end = new_call_end(call_id=call_id, outputs=outputs, exception=exception, attributes=said)
+                self._finish(call, call.start, end)
         if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
             self._note_parsed(call.start)
 
@@ -260,7 +358,7 @@ class Tracing:
         kept = self.chain.on_start(call)
         if kept is None:
             muted = self._engine.mute(above, call.call_id)
-            self._hold_dropped(call.call_id, muted, is_final=False, around=parent)
+            self._hold_dropped(call.call_id, muted, is_final=False, around=None if call.begins_trace else parent)
             return True
         if kept.is_hidden:
             self._hold_hidden(kept, parent)
@@ -287,6 +385,8 @@ class Tracing:
         self._note_adapter(call, parent)
 
     def _hold_hidden(self, call: CallStart, parent: OpenCall | None) -> None:
+        if call.begins_trace:
+            call = attrs.evolve(call, begins_trace=False)
         span, trace = (None, {}) if parent is None else (parent.span, parent.trace)
         held = OpenCall(call.call_id, call, span, self, trace)
         if parent is not None:
@@ -303,6 +403,7 @@ class Tracing:
         elif parent is not None:
             held.part = parent.part
         if call.kind is CallKind.COMPILE and call.watch is not None:
+            call.watch.began(held.span.trace_id, is_inner=held.span.parent is not None)
             held.on_end = functools.partial(self._summaries.end_groups, call.watch)
 
     def _enclosing(self) -> OpenCall | None:
@@ -377,6 +478,11 @@ def _root_call_id(call_id: str, parent: OpenCall | None) -> str:
     return call_id if parent is None or parent.start is None else parent.start.root_call_id
 
 
+def _tags_of(part: Any) -> Mapping[str, str]:
+    """Return the tags of an example's trace that say which trial it is part of, if it is part of one."""
+    return EMPTY if part is None else part.tags()
+
+
 def _is_hidden_entry(call: CallStart | None) -> bool:
     """Return whether recording was to begin with a call that has no span: then it begins below."""
     return call is not None and call.is_hidden and call.is_entry
@@ -398,4 +504,11 @@ def _with_cpu_time(end: SpanEnd, started: tuple[int, int]) -> SpanEnd:
         return end
     seconds = (time.thread_time_ns() - started[1]) / 1e9
     attributes = {**end.attributes, "dspy.cpu_time_s": repr(seconds)}
-    return new_span_end(outputs=end.outputs, attributes=attributes, later=end.later, events=end.events, error=end.error)
+    return new_span_end(
+        outputs=end.outputs,
+        attributes=attributes,
+        later=end.later,
+        events=end.events,
+        error=end.error,
+        feedback=end.feedback,
+    )

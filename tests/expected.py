@@ -21,6 +21,11 @@ def bare(name: str, *children):
     return ok(name, "CHAIN", *children)
 
 
+def example(*children):
+    """Return an example of an evaluation that went well, with the calls of the program and the metric below it."""
+    return ok("Example", "CHAIN", *children)
+
+
 def failed(name: str, span_type: str, *children):
     """Return a span with an error status, with *children* below it."""
     return (name, span_type, "ERROR", list(children))

@@ -77,7 +77,7 @@ def better_together():
     program = student()
     program.set_lm(OfflineLM())
     optimizer = dspy.BetterTogether(metric=exact, **parts)
-    return optimizer.compile(program, trainset=TRAINSET, valset=TRAINSET, strategy="labels -> demos")
+    return optimizer.compile(program, trainset=TRAINSET, valset=TRAINSET, strategy="labels -> demos", seed=0)
 
 
 def ensemble():

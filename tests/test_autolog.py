@@ -16,7 +16,7 @@ import cloudpickle
 import dspy
 import mlflow
 import pytest
-from expected import ok, ordered
+from expected import example, ok, ordered
 from heard import Heard
 from offline_lm import OfflineLM
 from programs import Program, answering, predict_tree, program_tree
@@ -326,19 +326,22 @@ def optimize():
     dspy.LabeledFewShot(k=1).compile(dspy.Predict("question -> answer"), trainset=DEVSET)
 
 
+EVALUATED = ["Evaluate", *["Example"] * len(DEVSET)]
+
 RECORDED = {
-    "nothing": ({}, ["Evaluate", "Program"]),
+    "nothing": ({}, [*EVALUATED, "Program"]),
     "log_traces": ({"log_traces": False}, []),
     "log_traces_from_eval": ({"log_traces_from_eval": False}, ["Program"]),
     "evaluate": ({"evaluate": False}, ["Program"]),
-    "evaluate first": ({"log_traces_from_eval": False, "evaluate": True}, ["Evaluate", "Program"]),
-    "log_traces_from_compile": ({"log_traces_from_compile": True}, ["Evaluate", "LabeledFewShot", "Program"]),
-    "compile": ({"compile": True}, ["Evaluate", "LabeledFewShot", "Program"]),
+    "evaluate first": ({"log_traces_from_eval": False, "evaluate": True}, [*EVALUATED, "Program"]),
+    "evaluate nested": ({"evaluate": "nested"}, ["Evaluate", "Program"]),
+    "log_traces_from_compile": ({"log_traces_from_compile": True}, [*EVALUATED, "LabeledFewShot", "Program"]),
+    "compile": ({"compile": True}, [*EVALUATED, "LabeledFewShot", "Program"]),
     "a config": (
         {"config": TracingConfig(evaluate=False), "log_traces_from_compile": True},
         ["LabeledFewShot", "Program"],
     ),
-    "a config, compile": ({"config": TracingConfig()}, ["Evaluate", "Program"]),
+    "a config, compile": ({"config": TracingConfig()}, [*EVALUATED, "Program"]),
     "enabled": ({"enabled": False}, []),
     "a middleware": ({"middleware": [lambda call: None if call.kind is CallKind.EVALUATE else call]}, ["Program"]),
 }
@@ -355,8 +358,8 @@ def test_what_is_recorded(traces, arguments, names):
 
 
 VARIABLES = {
-    "compile is not asked for": ({"DSPY_MLFLOW_COMPILE": "true"}, {}, ["Evaluate", "Program"]),
-    "compile is": ({"DSPY_MLFLOW_COMPILE": "false"}, {"log_traces_from_compile": True}, ["Evaluate", "Program"]),
+    "compile is not asked for": ({"DSPY_MLFLOW_COMPILE": "true"}, {}, [*EVALUATED, "Program"]),
+    "compile is": ({"DSPY_MLFLOW_COMPILE": "false"}, {"log_traces_from_compile": True}, [*EVALUATED, "Program"]),
     "evaluate": ({"DSPY_MLFLOW_EVALUATE": "false"}, {}, ["Program"]),
     "enabled": ({"DSPY_MLFLOW_ENABLED": "false"}, {"log_traces": True}, []),
 }
@@ -429,7 +432,7 @@ def with_an_lm():
 
 
 WAYS = {
-    "evaluate": (evaluate, [[ok("Evaluate", "EVALUATOR", *[predict_tree()] * 4)]]),
+    "evaluate": (evaluate, [[ok("Evaluate", "EVALUATOR")], *[[example(predict_tree())]] * 4]),
     "parallel": (with_parallel, [[predict_tree()]] * 4),
     "asyncify": (with_asyncify, [[program_tree()]]),
     "streamify": (with_streamify, [[program_tree()]]),

@@ -67,8 +67,8 @@ SECRET = "ghp_" + "a1B2" * 9  # of GitHub's shape
 
 # What the program stores where no variable is set.
 PLAIN = {
-    "traces": ["Support", "Evaluate", "BootstrapFewShot"],
-    "kinds": ["adapter_format", "adapter_parse", "compile", "evaluate", "lm", "module"],
+    "traces": ["Support", "Evaluate", "Example", "BootstrapFewShot"],
+    "kinds": ["adapter_format", "adapter_parse", "compile", "evaluate", "example", "lm", "module"],
     "modules": ["Support", "Support.solve"],
     "experiments": ["ours"],
     "tags": {},
@@ -162,8 +162,8 @@ RUNS = {
     "how long": (
         {"compile": "false", "capture_messages": "false", "max_payload_chars": "200"},
         {
-            "traces": ["Support", "Evaluate"],
-            "kinds": ["adapter_format", "adapter_parse", "evaluate", "lm", "module"],
+            "traces": ["Support", "Evaluate", "Example"],
+            "kinds": ["adapter_format", "adapter_parse", "evaluate", "example", "lm", "module"],
             "cut": True,
             "messages": False,
         },

@@ -54,12 +54,6 @@ def test_evaluation(dspy_traces):
     assert span.get_attribute("dspy.program.fingerprint") is not None
 
 
-def test_examples_are_below_their_evaluation(dspy_traces):
-    """Each example is a call of the program below the evaluation, in the one trace."""
-    evaluate()
-    assert dspy_traces.tree() == [("Evaluate", "EVALUATOR", "OK", [("Guess", "CHAIN", "OK", [])] * 4)]
-
-
 def test_arguments_of_the_call_come_first(dspy_traces):
     """A metric, devset and number of threads given to the call are shown, not those of the object."""
     evaluate(metric=lambda *_: 1, devset=DEVSET[:1], num_threads=1, callback_metadata={"step": 3})

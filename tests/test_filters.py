@@ -48,6 +48,8 @@ def fates(step, *names):
 KINDS = {
     "nothing said": (KindFilter(), {"module": "kept", "lm": "kept", "evaluate": "kept"}),
     "include": (KindFilter(["lm"]), {"module": "hidden", "lm": "kept", "adapter_parse": "hidden"}),
+    "include of evaluations": (KindFilter(["evaluate"]), {"evaluate": "kept", "example": "kept", "lm": "hidden"}),
+    "exclude of evaluations": (KindFilter(exclude=["evaluate"]), {"evaluate": "dropped", "example": "dropped"}),
     "include of none": (KindFilter([]), {"module": "hidden", "lm": "hidden"}),
     "include of a member": (KindFilter([CallKind.TOOL]), {"tool": "kept", "lm": "hidden"}),
     "adapter": (KindFilter(["adapter"]), {"adapter_format": "kept", "adapter_parse": "kept", "lm": "hidden"}),
@@ -339,7 +341,8 @@ def test_each_of_them_is_left_out_alone(dspy_traces, options, recorded):
         compiles(program)
 
     run(dspy.Predict("question -> answer"), both, **options)
-    assert [root for root, *_ in dspy_traces.tree()] == [recorded]
+    roots = [tree(trace)[0][0] for trace in dspy_traces.all()]
+    assert [root for root in roots if root != "Example"] == [recorded]
 
 
 def test_an_evaluation_in_a_program_is_left_out_with_what_it_runs(dspy_traces):

@@ -18,13 +18,18 @@ from dspy_mlflow_callbacks.testing.captured import tree
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_compile_is_one_trace(dspy_traces, request, optimizer):
-    """With `compile="full"` all calls, in all threads, are one trace below a WORKFLOW span of the optimizer's name."""
+    """With `compile="full"` all calls, in all threads, are one trace below a WORKFLOW span of the optimizer's name.
+
+    Those of an evaluation are below its examples, for which DSPy emits no event.
+    """
     heard = Heard()
     compiled(optimizer, [MlflowCallback(compile="full"), heard])
     ((name, span_type, status, _),) = dspy_traces.tree()
     spans = dspy_traces.spans()
     assert (name, span_type, status) == (request.node.callspec.id, "WORKFLOW", "OK")
-    assert Counter(span.get_attribute("dspy.kind") for span in spans) == heard.kinds
+    kinds = Counter(span.get_attribute("dspy.kind") for span in spans)
+    del kinds["example"]
+    assert kinds == heard.kinds
     assert {span.parent_id for span in spans[1:]} <= {span.span_id for span in spans}
 
 

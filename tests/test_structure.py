@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "peers": {"stats", "mlflow_internals"},
     "optimizing": {"events", "describe"},
     "summaries": {"events", "dspy_internals", "lm_internals", "describe", "optimizing", "spans"},
+    "evaluating": {"events", "dspy_internals", "describe", "optimizing", "spans", "tracing"},
     "tracing": {
         "events",
         "stats",
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         "losses",
         "flushing",
         "tracing",
+        "evaluating",
         "peers",
     },
     "runs": {"stats", "dspy_internals", "mlflow_internals", "payload", "describe", "spans"},

@@ -12,6 +12,7 @@ from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
 from dspy_mlflow_callbacks.checks import stable_repr
 from dspy_mlflow_callbacks.config import OPTIONS, TracingConfig, TracingOptions, kept, lets_warn, set_verbosity
 from dspy_mlflow_callbacks.describe import Capture
+from dspy_mlflow_callbacks.evaluating import examples_of
 from dspy_mlflow_callbacks.events import EMPTY, CallKind
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.flushing import flush
@@ -93,7 +94,7 @@ class TracingCallback(BaseCallback):
         self._tracing = self._tracing_of(self.config)
         self._governed: dict[str, list[Callable[[], None]]] = {}  # call_id → what is undone when it ends
         if self.config.enabled:
-            dspy_internals.install(mlflow_internals.in_current_context)
+            dspy_internals.install(mlflow_internals.in_current_context, examples_of)
             lm_internals.install()
             PEERS.install(_hears)
 
@@ -120,6 +121,7 @@ class TracingCallback(BaseCallback):
             losses,
             capture=capture,
             summarizes=config.compile == "summary",
+            evaluate=config.evaluate,
         )
 
     def __repr__(self) -> str:

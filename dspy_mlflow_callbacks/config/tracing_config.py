@@ -48,10 +48,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 ENGINES = ("auto", "recorded", "native")
+EVALUATE = ("linked", "nested", "off")
 COMPILE = ("summary", "full", "off")
 
 MAX_NAME_CHARACTERS = 500
 """The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
+
+# Examples are a part of an evaluation, trials of a compile.
+_KINDS = [kind.value for kind in CallKind if kind not in {CallKind.EXAMPLE, CallKind.TRIAL}]
 
 _LIMITS = Limits()
 
@@ -83,7 +87,7 @@ class TracingOptions(TypedDict, total=False):
     redact_keys: Iterable[str]
     redact_patterns: Iterable[str]
     redact_fields: Iterable[str]
-    evaluate: bool
+    evaluate: str | bool
     compile: str | bool
     engine: str
     tail_sampler: TailSampler | Mapping[str, Any] | None
@@ -194,8 +198,8 @@ class TracingConfig:
     events: frozenset[CallKind] | None = option(
         None,
         "The kinds of call that get spans; none is all.",
-        allowed=f"any of {', '.join(kind.value for kind in CallKind)}, and `adapter` and `interpreter` for all of "
-        "theirs, with commas between them, or a JSON list",
+        allowed=f"any of {', '.join(_KINDS)}, and `adapter` and `interpreter` for all of theirs, with commas between "
+        "them, or a JSON list",
         read=environment.as_list,
         check=lambda value: KindFilter(value).include,
     )
@@ -236,7 +240,14 @@ class TracingConfig:
         "Signature fields whose values are not stored.",
         lambda value: Redactor(fields=value).fields,
     )
-    evaluate: bool = _switch("Whether `dspy.Evaluate` is recorded, with what it runs.")
+    evaluate: str = option(
+        EVALUATE[0],
+        "How `dspy.Evaluate` is recorded: `linked` is a trace of the evaluation, and one for each example, tagged with "
+        "its id; `nested` is one trace with all examples in it; `off` records nothing of it, nor of what it runs.",
+        allowed=f"{', '.join(EVALUATE)}; true is linked, false is off",
+        read=environment.as_manner,
+        check=manner(EVALUATE),
+    )
     compile: str = option(
         COMPILE[0],
         "How optimizers are recorded: `summary` is a trace with their trials, each with its candidate, score and cost; "
@@ -393,9 +404,8 @@ class TracingConfig:
             steps.append(TagInjector(self.tags, metadata=self.metadata, session_id=self.session_id, user=self.user))
         if self.sampling_rules:
             steps.append(RuleSampler(self.sampling_rules, self.sampling_ratio))
-        dropped = [
-            kind for kind, kept in ((CallKind.EVALUATE, self.evaluate), (CallKind.COMPILE, self.compile != "off")) if not kept
-        ]
+        switches = ((CallKind.EVALUATE, self.evaluate), (CallKind.COMPILE, self.compile))
+        dropped = [kind for kind, manner_of in switches if manner_of == "off"]
         if dropped or self.events is not None:
             steps.append(KindFilter(self.events, dropped))
         if self.include or self.exclude:

@@ -12,7 +12,17 @@ from typing import Any
 import attrs
 import dspy
 
-from dspy_mlflow_callbacks.describe import adapters, compiles, evaluations, interpreters, lms, modules, tools, trials
+from dspy_mlflow_callbacks.describe import (
+    adapters,
+    compiles,
+    evaluations,
+    examples,
+    interpreters,
+    lms,
+    modules,
+    tools,
+    trials,
+)
 from dspy_mlflow_callbacks.describe.content import Capture, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json, word_to_json
 from dspy_mlflow_callbacks.describe.signatures import FINGERPRINT, fingerprint_of, program_parts
@@ -38,6 +48,7 @@ _KINDS: dict[CallKind, ModuleType] = {
     CallKind.ADAPTER_PARSE: adapters,
     CallKind.TOOL: tools,
     CallKind.EVALUATE: evaluations,
+    CallKind.EXAMPLE: examples,
     CallKind.INTERPRETER_EXECUTE: interpreters,
     CallKind.INTERPRETER_TOOL_CALL: interpreters,
     CallKind.INTERPRETER_STARTUP: interpreters,
@@ -94,12 +105,20 @@ def describe_end(call: CallStart, end: CallEnd, capture: Capture = EVERYTHING) -
     if end.attributes:
         attributes = {**attributes, **{key: to_json(value) for key, value in end.attributes.items()}}
     if end.exception is not None:
-        return attrs.evolve(describe_exception(end.exception, capture), attributes=attributes)
+        return _failed(call, describe_exception(end.exception, capture), end.exception, attributes)
     if described.later is not None:
         later = functools.partial(_end_later, call.kind, described.later, capture)
         return new_span_end(attributes=attributes, later=later)
     outputs = to_json(described.outputs) if capture.outputs_of(call.kind) else None
-    return new_span_end(outputs=outputs, attributes=attributes)
+    return new_span_end(outputs=outputs, attributes=attributes, feedback=capture.feedback(described.feedback))
+
+
+def _failed(call: CallStart, end: SpanEnd, exception: BaseException, attributes: Mapping[str, str]) -> SpanEnd:
+    # Who interrupts an evaluation says nothing of the example.
+    is_judged = call.kind is CallKind.EXAMPLE and isinstance(exception, Exception)
+    return attrs.evolve(
+        end, attributes=attributes, feedback=examples.failure(call, end.events[0]) if is_judged else None
+    )
 
 
 def _end_later(kind: CallKind, later: Callable[[], Closing], capture: Capture) -> SpanEnd:

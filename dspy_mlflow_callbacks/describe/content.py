@@ -8,15 +8,16 @@ from typing import Any
 import attrs
 from attrs.validators import instance_of
 
-from dspy_mlflow_callbacks.events import EMPTY, CallKind
+from dspy_mlflow_callbacks.events import EMPTY, CallKind, Feedback
 
+LABELS = "dspy.example.labels"
 RAW_COMPLETION = "dspy.adapter.raw_completion"
 RETRY_ERRORS = "dspy.lm.retry_errors"
 TRACE_ATTRIBUTES_ERROR = "dspy.trace_attributes_error"
 TRIAL_DEMOS = "dspy.trial.demos"
 
 # Attributes that may quote any content; an exception's text may, and demos are examples.
-_QUOTING = frozenset({RAW_COMPLETION, RETRY_ERRORS, TRACE_ATTRIBUTES_ERROR, TRIAL_DEMOS})
+_QUOTING = frozenset({LABELS, RAW_COMPLETION, RETRY_ERRORS, TRACE_ATTRIBUTES_ERROR, TRIAL_DEMOS})
 
 
 @attrs.define(kw_only=True)  # not frozen: that takes twice as long to make
@@ -36,12 +37,13 @@ class Opening:
 class Closing:
     """What a describer says of a call that has ended: *outputs* as they are, *attributes* as JSON texts.
 
-    *later* returns it instead, where it is made of values that nobody changes.
+    *later* returns it instead, where it is made of values that nobody changes. *feedback* is what a metric says.
     """
 
     outputs: Any = None
     attributes: Mapping[str, str] = EMPTY
     later: Callable[[], Closing] | None = None
+    feedback: Feedback | None = None
 
 
 # What an LM reads and writes: an adapter's `format` makes the messages, its `parse` reads the completion.
@@ -80,6 +82,13 @@ class Capture:
         """Return whether what a call of this kind returned is recorded."""
         captured = self.inputs if kind is CallKind.ADAPTER_FORMAT else self.outputs
         return captured and (self.messages or kind not in _MESSAGES)
+
+    def feedback(self, feedback: Feedback | None) -> Feedback | None:
+        """Return *feedback* without words, which may quote what the program returned, where that is left out."""
+        if feedback is None or self.outputs:
+            return feedback
+        value = feedback.value if isinstance(feedback.value, (bool, int, float)) else None
+        return attrs.evolve(feedback, value=value, rationale=None)
 
     def attributes(self, attributes: Mapping[str, str]) -> Mapping[str, str]:
         """Return *attributes* without those that hold content which is left out."""

@@ -25,7 +25,7 @@ def start(call: CallStart) -> Opening:
         span_type="EVALUATOR",
         inputs={
             "program": type(program).__name__,
-            "metric": metric_name(_given(inputs.get("metric"), evaluate.metric)),
+            "metric": metric_of(call),
             "devset_size": len(devset) if devset is not None else 0,
             "num_threads": _given(inputs.get("num_threads"), evaluate.num_threads),
             "callback_metadata": inputs.get("callback_metadata"),
@@ -41,6 +41,11 @@ def end(call: CallStart, end: CallEnd) -> Closing:
         return Closing(outputs=end.outputs)
     outputs = {"score": score, "scores": [value for *_, value in end.outputs.results]}
     return Closing(outputs=outputs, attributes={"dspy.evaluate.score": to_json(score)})
+
+
+def metric_of(call: CallStart) -> str | None:
+    """Return the name of the metric of an evaluation."""
+    return metric_name(_given(call.inputs.get("metric"), getattr(call.instance, "metric", None)))
 
 
 def _given(argument: Any, default: Any) -> Any:

@@ -119,8 +119,12 @@ def _has_modules(container: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> boo
     return any(issubclass(cls, dspy.Module) for cls in set(map(type, islice(values, MAX_ITEMS))))
 
 
+def fingerprint_or_none(program: Any) -> str | None:
+    """Return the program's fingerprint; None for what is no program."""
+    return program_fingerprint(program) if isinstance(program, dspy.Module) else None
+
+
 def fingerprint_attributes(program: Any) -> dict[str, str]:
     """Return the span attribute that names the program's state; none for what is no program."""
-    if not isinstance(program, dspy.Module):
-        return {}
-    return {FINGERPRINT: word_to_json(program_fingerprint(program))}
+    fingerprint = fingerprint_or_none(program)
+    return {} if fingerprint is None else {FINGERPRINT: word_to_json(fingerprint)}

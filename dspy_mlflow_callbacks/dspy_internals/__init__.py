@@ -5,6 +5,7 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed
+from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples
 from dspy_mlflow_callbacks.dspy_internals.items import Item, current_item
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     OthersOnly,
@@ -22,6 +23,7 @@ __all__ = [
     "HAS_ENGINES",
     "NO_CONNECTION",
     "Answer",
+    "HearsExamples",
     "Item",
     "KeptCallbacks",
     "OthersOnly",

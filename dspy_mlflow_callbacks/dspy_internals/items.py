@@ -1,7 +1,7 @@
 """Where optimizers run a candidate on one example by themselves, and what came of it.
 
-`dspy.Evaluate` tells callbacks of its results. These tell nobody: `BootstrapFewShot`, `SIMBA`, and `AvatarOptimizer`, whose
-threads do not know the call around them either.
+`dspy.Evaluate` tells callbacks of its results. These tell nobody: `BootstrapFewShot`, `SIMBA`, and `AvatarOptimizer`,
+whose threads do not know the call around them either.
 """
 
 from __future__ import annotations

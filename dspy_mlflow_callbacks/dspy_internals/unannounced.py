@@ -15,6 +15,7 @@ from dspy.utils import parallelizer
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
 from dspy_mlflow_callbacks.dspy_internals import items
+from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples, announcing_examples
 from dspy_mlflow_callbacks.dspy_internals.settings import active_call_id
 from dspy_mlflow_callbacks.dspy_internals.wrapping import wrap
 
@@ -39,7 +40,10 @@ class HearsUnannounced(Protocol):
         """See `dspy.utils.callback.BaseCallback`."""
 
 
-def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def install(
+    in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]],
+    examples_of: Callable[[Sequence[Any]], HearsExamples | None],
+) -> None:
     """Make DSPy carry the tracing context into worker threads and announce what it keeps quiet about.
 
     Each wrapper calls the original and changes neither arguments nor result nor what other callbacks hear.
@@ -47,10 +51,11 @@ def install(in_current_context: Callable[[Callable[..., Any]], Callable[..., Any
 
     Args:
         in_current_context: Binds a function to the tracing context of the thread that calls this.
+        examples_of: Returns who hears of the examples that an evaluation works on from here; None where it is none.
     """
     _Installs.count += 1
     items.install(in_current_context)
-    wrap(parallelizer.ParallelExecutor, "execute", functools.partial(_executing, in_current_context))
+    wrap(parallelizer.ParallelExecutor, "execute", functools.partial(_executing, in_current_context, examples_of))
     wrap(dspy.retrievers.Embeddings, "__call__", _announcing)
     wrap(dspy.KNN, "__call__", _announcing)
     wrap(dspy.Embedder, "__call__", _announcing_inside_calls)
@@ -63,10 +68,14 @@ def installs() -> int:
 
 
 def _executing(
-    in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]], original: Callable[..., Any]
+    in_current_context: Callable[[Callable[..., Any]], Callable[..., Any]],
+    examples_of: Callable[[Sequence[Any]], HearsExamples | None],
+    original: Callable[..., Any],
 ) -> Callable[..., Any]:
     def execute(self: Any, function: Callable[..., Any], data: Any) -> Any:
-        return original(self, items.each_an_item(items.bound(in_current_context, function)), data)
+        hearer = examples_of(data)
+        work = function if hearer is None else announcing_examples(function, hearer)
+        return original(self, items.each_an_item(items.bound(in_current_context, work)), data)
 
     return execute
 

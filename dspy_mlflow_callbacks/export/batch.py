@@ -8,6 +8,7 @@ from typing import Any, cast
 import attrs
 
 from dspy_mlflow_callbacks.export.waiting import Destination, Prepared, Waiting
+from dspy_mlflow_callbacks.mlflow_internals import Feedback
 
 
 @attrs.define(eq=False, slots=True)
@@ -46,7 +47,7 @@ class Entry:
 
     @property
     def is_plain(self) -> bool:
-        """Whether its spans are all there is to it."""
+        """Whether its spans and feedback are all there is to it."""
         leaves = self.leaves
         return leaves.info is None and not leaves.attachments and not leaves.prompts
 
@@ -77,8 +78,13 @@ class Batch:
         return [span for prepared in self.prepared for span in prepared.spans]
 
     @property
+    def feedback(self) -> list[Feedback]:
+        """What metrics say of all traces."""
+        return [feedback for prepared in self.prepared for feedback in prepared.feedback]
+
+    @property
     def is_plain(self) -> bool:
-        """Whether spans are all there is to it."""
+        """Whether spans and feedback are all there is to it."""
         return all(entry.is_plain for entry in self.entries)
 
     def halves(self) -> tuple[Batch, Batch]:

@@ -14,6 +14,7 @@ import attrs
 
 from dspy_mlflow_callbacks.export.batch import Batch
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
+from dspy_mlflow_callbacks.export.feedback import warn_not_stored
 from dspy_mlflow_callbacks.export.frames import packed, read_frame
 from dspy_mlflow_callbacks.export.packing import request_of
 
@@ -94,9 +95,13 @@ class ExporterProcess:
             "number": self._number,
             "destination": attrs.asdict(attrs.evolve(batch.destination, tracking_uri=uri)),
             "trace_ids": [prepared.trace_id for prepared in batch.prepared],
+            "feedback": [attrs.asdict(each) for each in batch.feedback],
         }
         self._send(header, request_of(batch))
-        _raise_unless_stored(self._answer())
+        answer = self._answer()
+        _raise_unless_stored(answer)
+        if answer["refused_feedback"] is not None:
+            warn_not_stored(batch.destination.tracking_uri, answer["refused_feedback"])
 
     def close(self) -> None:
         """End it, once it has stored what it was given; one that is not ready was given nothing."""

@@ -60,18 +60,21 @@ def main() -> None:
 
 def _answer(header: dict[str, Any], body: bytes) -> dict[str, Any]:
     try:
-        _obey(header, body)
+        refused = _obey(header, body)
     except Exception as error:  # noqa: BLE001  (told to the program)
         return {"number": header["number"], **_told(failure(error))}
-    return {"number": header["number"], "outcome": "stored"}
+    return {"number": header["number"], "outcome": "stored", "refused_feedback": refused}
 
 
-def _obey(header: dict[str, Any], body: bytes) -> None:
+def _obey(header: dict[str, Any], body: bytes) -> str | None:
     if "open" in header:
         internals.open_store(header["open"])
-        return
+        return None
     destination = Destination(**header["destination"])
-    internals.in_workspace(destination.workspace, write_to_database, destination, header["trace_ids"], spans_of(body))
+    feedback = [internals.Feedback(**each) for each in header["feedback"]]
+    what = (destination, header["trace_ids"], spans_of(body), feedback)
+    refused: str | None = internals.in_workspace(destination.workspace, write_to_database, *what)
+    return refused
 
 
 def _told(reason: Exception) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.export import feedback
 from dspy_mlflow_callbacks.export.batch import Batch
 from dspy_mlflow_callbacks.export.errors import StoreAwayError, failure
 from dspy_mlflow_callbacks.export.packing import is_server, request_of, spans_to_write
@@ -38,15 +39,25 @@ def deliver(batch: Batch) -> None:
 
 def _to_database(batch: Batch) -> None:
     infos = _started(batch, internals.write_info)
-    write_to_database(batch.destination, [prepared.trace_id for prepared in batch.prepared], spans_to_write(batch))
+    trace_ids = [prepared.trace_id for prepared in batch.prepared]
+    refused = write_to_database(batch.destination, trace_ids, spans_to_write(batch), batch.feedback)
     _add_rest(batch, infos)
+    if refused is not None:
+        feedback.warn_not_stored(batch.destination.tracking_uri, refused)
 
 
-def write_to_database(destination: Destination, trace_ids: Sequence[str], spans: Sequence[Any]) -> None:
-    """Write the spans of whole traces to an SQL store, and link the traces to their run, if they have one."""
+def write_to_database(
+    destination: Destination, trace_ids: Sequence[str], spans: Sequence[Any], said: Sequence[internals.Feedback]
+) -> str | None:
+    """Write whole traces to an SQL store: their spans, the link to their run, what metrics say of them.
+
+    Returns:
+        Why that feedback is not stored; None if it is.
+    """
     internals.write_spans(destination.tracking_uri, destination.experiment_id, spans)
     if destination.run_id is not None:
         _link_run(destination, trace_ids, destination.run_id)
+    return feedback.write_to_database(destination.tracking_uri, said)
 
 
 def _link_run(destination: Destination, trace_ids: Sequence[str], run_id: str) -> None:
@@ -68,6 +79,9 @@ def _to_server(batch: Batch) -> None:
     if destination.run_id is not None and not internals.links_runs(destination.tracking_uri):
         _link_run(destination, [prepared.trace_id for prepared in batch.prepared], destination.run_id)
     _add_rest(batch, infos)
+    refused = feedback.send_to_server(destination.tracking_uri, batch.feedback)
+    if refused is not None:
+        feedback.warn_not_stored(destination.tracking_uri, refused)
 
 
 def _started(batch: Batch, write: Callable[[str, Any], Any]) -> dict[str, Any]:

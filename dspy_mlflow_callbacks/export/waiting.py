@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 import attrs
 from attrs.validators import gt, in_, instance_of
 
+from dspy_mlflow_callbacks.mlflow_internals import Feedback
+
 Outcome = Literal["stored", "dropped", "failed"]
 
 
@@ -38,6 +40,7 @@ class Prepared:
         info: MLflow's `TraceInfo` where the trace carries what spans cannot; `start_trace` is called with it first.
         attachments: Binary content by attachment id (`mlflow.tracing.attachments.Attachment`).
         prompts: Prompt versions that are linked to the trace.
+        feedback: What metrics say of the trace and of its spans.
     """
 
     trace_id: str
@@ -45,6 +48,7 @@ class Prepared:
     info: Any = None
     attachments: Mapping[str, Any] = attrs.field(factory=dict)
     prompts: Sequence[Any] = ()
+    feedback: Sequence[Feedback] = ()
 
 
 class Waiting(Protocol):

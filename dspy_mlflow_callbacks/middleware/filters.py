@@ -15,8 +15,9 @@ _GROUPS = {
     "adapter": (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE),
     "interpreter": tuple(kind for kind in CallKind if kind.value.startswith("interpreter_")),
 }
-# Trials are a part of their compile.
-_ALLOWED_KINDS = (*(kind.value for kind in CallKind if kind is not CallKind.TRIAL), *_GROUPS)
+# Examples are a part of their evaluation, trials of their compile.
+_PARTS = {CallKind.EXAMPLE: CallKind.EVALUATE, CallKind.TRIAL: CallKind.COMPILE}
+_ALLOWED_KINDS = (*(kind.value for kind in CallKind if kind not in _PARTS), *_GROUPS)
 
 
 def _kinds(names: Iterable[CallKind | str]) -> frozenset[CallKind]:
@@ -28,14 +29,18 @@ def _kinds(names: Iterable[CallKind | str]) -> frozenset[CallKind]:
 
 def _kinds_of(name: CallKind | str) -> tuple[CallKind, ...]:
     if isinstance(name, CallKind):
-        return (name,)
+        return (_asked(name),)
     if isinstance(name, str) and name in _GROUPS:
         return _GROUPS[name]
-    try:
-        return (CallKind(name),)
-    except ValueError:
+    if name not in _ALLOWED_KINDS:
         message = f"{name!r} is no kind of call; allowed are {', '.join(_ALLOWED_KINDS)}"
-        raise ValueError(message) from None
+        raise ValueError(message)
+    return (CallKind(name),)
+
+
+def _asked(kind: CallKind) -> CallKind:
+    """Return the kind by which calls of *kind* are asked for: that of which they are parts."""
+    return _PARTS.get(kind, kind)
 
 
 def _optional_kinds(names: Iterable[CallKind | str] | None) -> frozenset[CallKind] | None:
@@ -49,6 +54,7 @@ class KindFilter:
     Args:
         include: The kinds that get spans, as `CallKind` or its value, or `adapter` and `interpreter` for all of theirs;
             None is all. Calls of other kinds are hidden: what they call nests where their span would have stood.
+            `evaluate` is evaluations and their examples, `compile` is optimizers and their trials.
         exclude: Kinds that are dropped with everything below them.
 
     Raises:
@@ -69,9 +75,10 @@ class KindFilter:
 
     def __call__(self, call: CallStart) -> CallStart | None:
         """Return *call*, a hidden copy of it, or None to drop it."""
-        if call.kind in self.exclude:
+        kind = _asked(call.kind)
+        if kind in self.exclude:
             return None
-        return call if self.include is None or call.kind in self.include else attrs.evolve(call, is_hidden=True)
+        return call if self.include is None or kind in self.include else attrs.evolve(call, is_hidden=True)
 
 
 def _globs(names: Any) -> tuple[str, ...]:

@@ -12,6 +12,12 @@ from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     experiment_variables,
     has_destination,
 )
+from dspy_mlflow_callbacks.mlflow_internals.feedback import (
+    Feedback,
+    add_feedback,
+    post_feedback,
+    write_feedback,
+)
 from dspy_mlflow_callbacks.mlflow_internals.flushing import (
     FlushedWithMlflow,
 )
@@ -23,6 +29,7 @@ from dspy_mlflow_callbacks.mlflow_internals.live_spans import (
     live_span,
     replace_event_attribute,
     replace_status_description,
+    trace_id_of,
     trace_info,
 )
 from dspy_mlflow_callbacks.mlflow_internals.live_traces import (
@@ -118,12 +125,14 @@ __all__ = [
     "REQUEST_ID",
     "SOURCE_RUN",
     "SPAN_TYPE",
+    "Feedback",
     "FlushedWithMlflow",
     "Recorder",
     "ServerError",
     "TraceScope",
     "Tracer",
     "active_experiment_id",
+    "add_feedback",
     "as_active_run",
     "attachments_of",
     "attributes_of_trace",
@@ -165,6 +174,7 @@ __all__ = [
     "otel_span",
     "others_spans",
     "pass_over_autolog",
+    "post_feedback",
     "post_info",
     "post_spans",
     "put_back",
@@ -181,12 +191,14 @@ __all__ = [
     "surroundings",
     "tag_active_trace",
     "trace_entry",
+    "trace_id_of",
     "trace_info",
     "tracer",
     "upload_attachments",
     "uri_elsewhere",
     "why_not_recorded",
     "workspace",
+    "write_feedback",
     "write_info",
     "write_spans",
 ]

@@ -34,6 +34,12 @@ def replace_status_description(span: Any, text: str) -> None:
     span._status = otel.Status(span.status.status_code, text)
 
 
+def trace_id_of(span: Any) -> str:
+    """Return MLflow's id of the trace that a span is of, which MLflow has, or which is on its way to the store."""
+    trace_id: str = json.loads(span.attributes[REQUEST_ID])
+    return trace_id
+
+
 def trace_info(span: Any) -> Any:
     """Return MLflow's `TraceInfo` of the trace that an open span is of; None if it is not in memory."""
     with InMemoryTraceManager.get_instance().get_trace(json.loads(span.attributes[REQUEST_ID])) as trace:

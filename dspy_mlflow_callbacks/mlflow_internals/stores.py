@@ -67,27 +67,27 @@ class _Stores:
         self._renewed.clear()
 
 
-_client = _Stores()
+client_of = _Stores()
 
 
 def write_spans(uri: str, experiment_id: str, spans: Sequence[Any]) -> None:
     """Write OpenTelemetry spans, of any number of traces, to an SQL store in one transaction."""
-    _client(uri).log_spans(experiment_id, [Span(span) for span in spans])
+    client_of(uri).log_spans(experiment_id, [Span(span) for span in spans])
 
 
 def write_info(uri: str, info: Any) -> Any:
     """Write a trace's `TraceInfo` to an SQL store, and return it as the store has it."""
-    return _client(uri).start_trace(info)
+    return client_of(uri).start_trace(info)
 
 
 def link_run(uri: str, trace_ids: Sequence[str], run_id: str) -> None:
     """Link at most 100 stored traces to a run."""
-    _client(uri).store.link_traces_to_run(list(trace_ids), run_id)
+    client_of(uri).store.link_traces_to_run(list(trace_ids), run_id)
 
 
 def open_store(uri: str) -> None:
     """Open a store, so that the first write need not."""
-    _client(uri)
+    client_of(uri)
 
 
 def uri_elsewhere(uri: str) -> str | None:
@@ -95,7 +95,7 @@ def uri_elsewhere(uri: str) -> str | None:
 
     SQLAlchemy makes the path of an SQLite file absolute when it is opened, and the program may have moved since.
     """
-    engine = getattr(_client(uri).store, "engine", None)
+    engine = getattr(client_of(uri).store, "engine", None)
     if engine is None or engine.dialect.name != "sqlite":
         return uri if engine is not None else None
     with engine.connect() as connection:
@@ -112,13 +112,13 @@ def post_spans(uri: str, experiment_id: str, run_id: str | None, request: bytes)
     headers = {"Content-Type": "application/x-protobuf", MLFLOW_EXPERIMENT_ID_HEADER: experiment_id}
     if run_id is not None:
         headers[_RUN_ID_HEADER] = run_id
-    _request(uri, OTLP_TRACES_PATH, "POST", extra_headers=headers, data=request)
+    ask(uri, OTLP_TRACES_PATH, "POST", extra_headers=headers, data=request)
 
 
 def links_runs(uri: str) -> bool:
     """Return whether a tracking server links the traces of an OTLP request to a run: since MLflow 3.14."""
     if uri not in _VERSIONS:
-        _VERSIONS[uri] = Version(_request(uri, "/version", "GET").text)
+        _VERSIONS[uri] = Version(ask(uri, "/version", "GET").text)
     return _VERSIONS[uri] >= _LINKS_RUNS
 
 
@@ -127,7 +127,7 @@ def post_info(uri: str, info: Any) -> Any:
     trace = Trace(info=info, data=TraceData(spans=[]))
     body = json.loads(message_to_json(StartTraceV3(trace=trace.to_proto())))
     answer = StartTraceV3.Response()
-    parse_dict(js_dict=_request(uri, _V3_TRACE_REST_API_PATH_PREFIX, "POST", json=body).json(), message=answer)
+    parse_dict(js_dict=ask(uri, _V3_TRACE_REST_API_PATH_PREFIX, "POST", json=body).json(), message=answer)
     return TraceInfo.from_proto(answer.trace.trace_info)
 
 
@@ -142,7 +142,12 @@ class ServerError(Exception):
         self.status = status
 
 
-def _request(uri: str, endpoint: str, method: str, **request: Any) -> Any:
+def ask(uri: str, endpoint: str, method: str, **request: Any) -> Any:
+    """Ask a tracking server once, and return its answer.
+
+    Raises:
+        ServerError: if it does not answer, or refuses.
+    """
     # Once, whatever comes: MLflow would hold the thread for minutes. Its session is kept by these very arguments.
     creds = get_default_host_creds(uri)
     try:
@@ -156,14 +161,14 @@ def _request(uri: str, endpoint: str, method: str, **request: Any) -> Any:
 
 def upload_attachments(uri: str, info: Any, attachments: Mapping[str, Any]) -> None:
     """Store binary content beside a trace; MLflow logs what it could not."""
-    _client(uri)._upload_attachments(info, dict(attachments))
+    client_of(uri)._upload_attachments(info, dict(attachments))
 
 
 def stored_info(uri: str, trace_id: str) -> Any:
     """Return the `TraceInfo` of a stored trace."""
-    return _client(uri).get_trace_info(trace_id)
+    return client_of(uri).get_trace_info(trace_id)
 
 
 def link_prompts(uri: str, trace_id: str, prompts: Sequence[Any]) -> None:
     """Link prompt versions to a stored trace; MLflow logs what it could not."""
-    try_link_prompts_to_trace(_client(uri), trace_id, prompts)
+    try_link_prompts_to_trace(client_of(uri), trace_id, prompts)

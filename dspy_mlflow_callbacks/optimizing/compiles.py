@@ -62,6 +62,7 @@ class CompileSummary:
     def __init__(self, call_id: str, inputs: Mapping[str, Any], outer: Part | None) -> None:
         self.call_id = call_id
         self.trace_id: str | None = None
+        self._is_inner = False
         self.lock = threading.RLock()  # also of those who open and close groups
         self.groups: list[Group] = []
         self._outer = outer
@@ -73,6 +74,15 @@ class CompileSummary:
         self._trials = Spending()
         self._proposing = Spending()
         self._unrecorded = Spending()
+
+    @property
+    def id(self) -> str | None:
+        """What the traces of its examples have in common: its trace's id, and inside another call its own."""
+        return f"{self.trace_id}/{self.call_id}" if self._is_inner else self.trace_id
+
+    def began(self, trace_id: str, *, is_inner: bool) -> None:
+        """Take note of the trace in which its span is, and whether it is there below another one."""
+        self.trace_id, self._is_inner = trace_id, is_inner
 
     def is_candidate(self, program: Any) -> bool:
         """Return whether *program* is what this compile makes better, rather than a program that helps."""

@@ -14,7 +14,8 @@ from dspy_mlflow_callbacks.describe.signatures import FINGERPRINT
 from dspy_mlflow_callbacks.optimizing.candidates import Candidate
 from dspy_mlflow_callbacks.optimizing.spending import Amount, Spending
 
-MAX_EXAMPLE_TRACES = 200
+EXAMPLE_TRACES = "dspy.evaluation.traces"
+MAX_EXAMPLE_TRACES = 1000
 """The most ids of example traces that a trial lists; all of them carry the trial's number as a tag."""
 
 FULL, MINIBATCH = "full", "minibatch"
@@ -22,6 +23,11 @@ FULL, MINIBATCH = "full", "minibatch"
 
 class Around(Protocol):
     """What a trial is a part of."""
+
+    @property
+    def id(self) -> str | None:
+        """What the traces of its examples have in common."""
+        ...
 
     def spent_on_trials(self, amount: Amount) -> None:
         """Count what a trial spent."""
@@ -57,6 +63,10 @@ class Trial:
     def name(self) -> str:
         """The name of its span."""
         return f"Trial {self.index}"
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags of its examples' traces."""
+        return {"dspy.compile.id": str(self._around.id), "dspy.compile.trial": str(self.index)}
 
     def is_of(self, part: object) -> bool:
         """Return whether it is a trial of the compile *part*."""
@@ -123,7 +133,7 @@ class Trial:
             "dspy.trial.score": score,
             "dspy.trial.batch": self.batch,
             "dspy.trial.examples": self.examples,
-            "dspy.trial.example_traces": self._example_traces or None,
+            EXAMPLE_TRACES: self._example_traces or None,
             "dspy.trial.duration_s": round(ended - self._started, 6),
             **{f"dspy.trial.{name}": value for name, value in spent.items()},
         }

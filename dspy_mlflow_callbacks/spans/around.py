@@ -20,8 +20,10 @@ def span_around(active: otel.Span, parent: otel.Span | None) -> otel.Span:
 
     Args:
         active: The span in MLflow's context.
-        parent: The span of the DSPy parent.
+        parent: The span of the DSPy parent; an invalid one for a call with which a trace begins, whatever is around it.
     """
+    if parent is INVALID_SPAN:
+        return INVALID_SPAN
     if parent is not None:
         return active if is_users_span_within(active, parent) else parent
     if isinstance(active, LightSpan):
@@ -57,3 +59,7 @@ def decision_of(around: otel.Span) -> bool | None:
     if isinstance(around, otel.NonRecordingSpan):
         return context.trace_flags.sampled
     return True if around.is_recording() and internals.is_in_mlflow(around) else None
+
+
+def detached() -> None:
+    """Take a span out of MLflow's context that is out of it already."""

@@ -20,6 +20,9 @@ from dspy_mlflow_callbacks.stats import WarnOnce
 
 ENGINES = ("auto", "recorded", "native")
 
+NEW_TRACE = otel.INVALID_SPAN
+"""What stands above a call with which a trace begins, whatever MLflow's context holds."""
+
 # Once for the process: which engine serves is a matter of where MLflow sends traces, not of a callback.
 _WARN = WarnOnce()
 

@@ -51,4 +51,4 @@ class ForeignTrace(RecordedTrace):
         self.run_steps(spans)
         # What a look has put into MLflow's memory leaves it with this part, stored by MLflow's exporter or not.
         others = self._ended_others() if self._is_put_back else []
-        return Prepared(trace_id=self.trace_id, spans=[*spans, *others])
+        return Prepared(trace_id=self.trace_id, spans=[*spans, *others], feedback=self._feedback())

@@ -16,20 +16,19 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
-from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.events import CallStart, Feedback, SpanEnd, SpanEvent, SpanStart
+from dspy_mlflow_callbacks.export.feedback import warn_not_stored
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans import gen_ai
+from dspy_mlflow_callbacks.spans.around import detached
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
 from dspy_mlflow_callbacks.spans.delivery_watch import DELIVERY_WATCH
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
+from dspy_mlflow_callbacks.spans.feedback import leaving_feedback
 from dspy_mlflow_callbacks.spans.leaving import preview_content, run_steps, span_content, trace_content
 
 # Spans that MLflow may price when they end.
 _PRICED = ("LLM", "CHAT_MODEL")
-
-
-def _nothing() -> None:
-    """Detach a span that is detached."""
 
 
 @attrs.define(eq=False)  # not frozen: that takes three times as long to make
@@ -54,7 +53,18 @@ class NativeSpan:
     def leave(self) -> None:
         """Take the span out of MLflow's context while it stays open: it may be closed in another one."""
         self._detach()
-        self._detach = _nothing
+        self._detach = detached
+
+    @property
+    def trace_id(self) -> str:
+        """MLflow's id of the trace."""
+        return internals.trace_id_of(self.otel)
+
+    @property
+    def parent(self) -> Any:
+        """OpenTelemetry's context of the span it nests in; None for a root."""
+        span: Any = self.otel
+        return span.parent
 
     def close(self, end: SpanEnd) -> None:
         """Take the span out of MLflow's context, then end it."""
@@ -68,6 +78,8 @@ class NativeSpan:
         if end.error is not None:
             internals.live_span(self.otel).set_status(SpanStatus(SpanStatusCode.ERROR, end.error))
         _set(self.otel, internals.OUTPUTS, end.outputs, end.attributes)
+        if end.feedback is not None:
+            self._engine.keep_feedback(self.otel, end.feedback)
         self._engine.run_steps(self.otel, with_trace=self._is_entry)
         internals.end_span(self.otel, is_priced=self._is_priced)
 
@@ -93,6 +105,12 @@ class NativeEngine:
         self._experiment = experiment
         self._on_loss = on_loss
         self._probed: internals.Tracer | None = None
+
+    def keep_feedback(self, span: Any, feedback: Feedback) -> None:
+        """Let MLflow store what a metric says of a span that is about to end with the span's trace."""
+        leaving = leaving_feedback(span, feedback, self._payload_steps, self._on_loss)
+        if not internals.add_feedback(span, leaving):
+            warn_not_stored("feedback", "MLflow does not have the trace in memory any more")
 
     def run_steps(self, span: Any, *, with_trace: bool) -> None:
         """Run the payload steps on a span that is about to end."""

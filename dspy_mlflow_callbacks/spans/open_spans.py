@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +30,7 @@ class OpenCall:
         part: The compile or trial, recorded in summary, to which the call's cost counts; None where there is none.
         is_summarized: Whether calls right below it are summed up in *part* and get no spans.
         on_end: What is done first when the call ends, with what it raised.
+        at_end: Returns what is known of the call at its end besides, values by the attribute that they become.
     """
 
     call_id: str | None
@@ -45,6 +46,7 @@ class OpenCall:
     part: Any = attrs.field(default=None, repr=False, kw_only=True)
     is_summarized: bool = attrs.field(default=False, kw_only=True)
     on_end: Callable[[BaseException | None], None] | None = attrs.field(default=None, repr=False, kw_only=True)
+    at_end: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False, kw_only=True)
 
     @property
     def is_dropped(self) -> bool:

@@ -101,13 +101,14 @@ class OwnTrace(RecordedTrace):
         if is_said and (entry is None or internals.is_plain(entry)):
             for key, text in internals.attributes_of_trace(root.name, tags, metadata):
                 root.replace_attribute(key, text)
-            return Prepared(trace_id=self.trace_id, spans=leaving)
+            return Prepared(trace_id=self.trace_id, spans=leaving, feedback=self._feedback())
         info = self._info(root, tags, metadata)
         internals.complete_info(info, root, spans, processor)
         return Prepared(
             trace_id=self.trace_id,
             spans=leaving,
             info=info,
+            feedback=self._feedback(),
             attachments={} if entry is None else internals.attachments_of(entry),
             prompts=() if entry is None else tuple(entry.prompts),
         )

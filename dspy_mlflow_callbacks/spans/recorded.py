@@ -15,7 +15,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
-from dspy_mlflow_callbacks.spans.around import is_users_span_within
+from dspy_mlflow_callbacks.spans.around import detached, is_users_span_within
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 from dspy_mlflow_callbacks.spans.foreign_traces import ForeignTrace
@@ -30,10 +30,6 @@ _ERROR_LEVEL = "40"
 
 # Digits in half a UUID, as DSPy writes it, and their base.
 _HALF, _HEXADECIMAL = 16, 16
-
-
-def _nothing() -> None:
-    """Detach a span that is detached."""
 
 
 class RecordedSpan(LightSpan):
@@ -51,7 +47,7 @@ class RecordedSpan(LightSpan):
     is_entry = False
     _end: SpanEnd | None = None
     _is_described = False
-    _detach: Callable[[], None] = staticmethod(_nothing)
+    _detach: Callable[[], None] = staticmethod(detached)
 
     def __init__(
         self,
@@ -75,6 +71,12 @@ class RecordedSpan(LightSpan):
         """What calls below nest in that are recorded all the same."""
         return self
 
+    @property
+    def trace_id(self) -> str:
+        """MLflow's id of the trace."""
+        trace_id: str = self.trace.trace_id
+        return trace_id
+
     def described(self) -> dict[str, Any]:
         """Return the attributes as the call gives them so far, and let go of what the call holds."""
         start = self._start
@@ -91,7 +93,7 @@ class RecordedSpan(LightSpan):
     def leave(self) -> None:
         """Take the span out of MLflow's context while it stays open: it may be closed in another one."""
         self._detach()
-        self._detach = _nothing
+        self._detach = detached
 
     def close(self, end: SpanEnd) -> None:
         """Take the span out of MLflow's context, then end it."""
@@ -108,6 +110,8 @@ class RecordedSpan(LightSpan):
             if end.outputs is not None:
                 self.take(internals.OUTPUTS, end.outputs)
             self._take_end(end)
+            if end.feedback is not None:
+                self.trace.judged.append((self, end.feedback))
         finally:
             self.end()
             if self.is_entry:

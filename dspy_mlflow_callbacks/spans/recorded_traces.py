@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import attrs
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.events import Feedback
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
 from dspy_mlflow_callbacks.payload import PayloadSteps
+from dspy_mlflow_callbacks.spans.feedback import leaving_feedback
 from dspy_mlflow_callbacks.spans.late_spans import LateSpans
 from dspy_mlflow_callbacks.spans.leaving import are_clear, run_steps, span_content
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
@@ -58,6 +60,7 @@ class RecordedTrace(ABC):
 
     Attributes:
         spans: All spans, as they began; the first one is the root of what is recorded.
+        judged: Spans that have ended, each with what a metric says of it.
         size: Roughly how many bytes it holds.
     """
 
@@ -66,6 +69,7 @@ class RecordedTrace(ABC):
         self.otel_id = otel_id
         self.trace_id = f"tr-{otel_id:032x}"
         self.spans: list[Any] = []
+        self.judged: list[tuple[Any, Feedback]] = []
         self.payload_size = 0
         self._settings = settings
         self._experiment_id = experiment_id
@@ -123,7 +127,8 @@ class RecordedTrace(ABC):
             self._settings.on_loss(error)  # the exporter counts the trace as lost, and does not say why
             raise
         finally:
-            self.spans = []  # each knows the trace too: a ring, which only the garbage collector would find
+            # Each knows the trace too: a ring, which only the garbage collector would find.
+            self.spans, self.judged = [], []
 
     @abstractmethod
     def _prepared(self) -> Prepared | None: ...
@@ -172,6 +177,13 @@ class RecordedTrace(ABC):
         """Return OpenTelemetry's spans of the user's own that have ended, where they are MLflow's."""
         others = [] if self._entry is None else internals.others_spans(self._entry, LightSpan)
         return [internals.otel_span(span) for span in others if span.end_time_ns is not None]
+
+    def _feedback(self) -> Sequence[internals.Feedback]:
+        """Return what metrics say, once the payload steps of each callback have run on it."""
+        return [
+            leaving_feedback(span, feedback, span.settings.payload_steps, span.settings.on_loss)
+            for span, feedback in self.judged
+        ]
 
     def run_steps(self, spans: Iterable[Any]) -> None:
         """Run the payload steps of each callback on its spans."""

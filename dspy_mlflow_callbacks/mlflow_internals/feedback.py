@@ -1,0 +1,138 @@
+"""Feedback on traces, which MLflow keeps as assessments: written in batches, where MLflow writes one at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from mlflow.entities import AssessmentError
+from mlflow.entities import Feedback as MlflowFeedback
+from mlflow.exceptions import MlflowException
+from mlflow.protos.service_pb2 import CreateAssessment
+from mlflow.store.tracking import sqlalchemy_store
+from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
+from mlflow.utils.proto_json_utils import message_to_json
+from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX
+
+from dspy_mlflow_callbacks.mlflow_internals.live_spans import trace_info
+from dspy_mlflow_callbacks.mlflow_internals.stores import ServerError, ask, client_of
+
+# What a store answers to an id that it has: the feedback came through before, and its answer did not.
+_THERE_ALREADY = "constraint violation"
+
+
+@attrs.frozen(kw_only=True)
+class Feedback:
+    """Feedback on a trace, or on a span of one; plain values, which can be sent to another process.
+
+    Attributes:
+        feedback_id: MLflow's id of it.
+        trace_id: MLflow's id of the trace.
+        span_id: The span, 16 hexadecimal digits; None where it is about the trace.
+        name: Whose it is: the metric's name.
+        value: A boolean, number, text, list or dict; None where there is none.
+        rationale: Why, in words.
+        error: The class of the exception that there is in place of a value.
+        message: What it says.
+        stacktrace: Where it was raised.
+        created_ms: When, in milliseconds since 1970.
+    """
+
+    feedback_id: str
+    trace_id: str
+    span_id: str | None
+    name: str
+    value: Any
+    rationale: str | None
+    error: str | None
+    message: str
+    stacktrace: str
+    created_ms: int
+
+    def entity(self) -> MlflowFeedback:
+        """Return MLflow's own."""
+        error = None if self.error is None else AssessmentError(self.error, self.message, self.stacktrace)
+        entity = MlflowFeedback(
+            name=self.name,
+            value=self.value,
+            error=error,
+            trace_id=self.trace_id,
+            span_id=self.span_id,
+            create_time_ms=self.created_ms,
+            last_update_time_ms=self.created_ms,
+            rationale=self.rationale,
+        )
+        entity.assessment_id = self.feedback_id
+        return entity
+
+
+def add_feedback(span: Any, feedback: Feedback) -> bool:
+    """Let MLflow store *feedback* with the trace of an open span; return False where it does not have the trace."""
+    info = trace_info(span)
+    if info is None:
+        return False
+    info.assessments.append(feedback.entity())
+    return True
+
+
+def write_feedback(uri: str, feedback: Sequence[Feedback]) -> None:
+    """Write feedback on stored traces to an SQL store in one transaction; what is there already stays."""
+    store = client_of(uri).store
+    if _keeps_sums():
+        _write_one_by_one(store, feedback)
+        return
+    with store.ManagedSessionMaker(read_only=False) as session:
+        traces = _traces(session, {each.trace_id for each in feedback})
+        ids = {each.feedback_id for each in feedback}
+        column = SqlAssessments.assessment_id
+        known = {known for (known,) in session.query(column).filter(column.in_(ids))}
+        rows = [each for each in feedback if each.feedback_id not in known and each.trace_id in traces]
+        session.add_all([_row(each, *traces[each.trace_id]) for each in rows])
+
+
+def _keeps_sums() -> bool:
+    """Return whether the store keeps sums beside its rows (since MLflow 3.17, where it is told to): it has to know."""
+    enabled = getattr(sqlalchemy_store, "rollups_enabled", None)
+    return enabled is not None and bool(enabled())
+
+
+def _write_one_by_one(store: Any, feedback: Sequence[Feedback]) -> None:
+    for each in feedback:
+        _write_one(store, each)
+
+
+def _write_one(store: Any, feedback: Feedback) -> None:
+    try:
+        store.create_assessment(feedback.entity())
+    except MlflowException as error:
+        if _THERE_ALREADY not in error.message:
+            raise
+
+
+def _traces(session: Any, trace_ids: set[str]) -> dict[str, tuple[Any, Any]]:
+    columns = (SqlTraceInfo.request_id, SqlTraceInfo.experiment_id, SqlTraceInfo.timestamp_ms)
+    found = session.query(*columns).filter(SqlTraceInfo.request_id.in_(trace_ids))
+    return {trace_id: (experiment_id, timestamp_ms) for trace_id, experiment_id, timestamp_ms in found}
+
+
+def _row(feedback: Feedback, experiment_id: Any, timestamp_ms: Any) -> Any:
+    row = SqlAssessments.from_mlflow_entity(feedback.entity())
+    row.experiment_id, row.trace_timestamp_ms = experiment_id, timestamp_ms
+    return row
+
+
+def post_feedback(uri: str, feedback: Feedback) -> None:
+    """Send feedback on a stored trace to a tracking server once; what is there already stays.
+
+    Raises:
+        ServerError: if the server does not answer, or refuses.
+    """
+    body = json.loads(message_to_json(CreateAssessment(assessment=feedback.entity().to_proto())))
+    endpoint = f"{_V3_TRACE_REST_API_PATH_PREFIX}/{feedback.trace_id}/assessments"
+    try:
+        ask(uri, endpoint, "POST", json=body)
+    except ServerError as error:
+        if _THERE_ALREADY not in str(error):
+            raise
