@@ -40,7 +40,7 @@ class Summaries:
         parent_call_id = dspy_internals.active_call_id()
         place = place_of(kind, parent_call_id, instance, around.part)
         if around.call_id == parent_call_id and isinstance(around.part, CompileSummary) and around.part.groups:
-            self._leave_groups(around.part, dspy_internals.current_item())
+            self._leave_groups(around.part, dspy_internals.current_item(), is_tried=place is Place.CANDIDATE)
         return place
 
     def watch(self, kind: CallKind, call_id: str, instance: Any, inputs: Mapping[str, Any], around: OpenCall) -> None:
@@ -97,10 +97,11 @@ class Summaries:
         summary.groups.append(group)
         return group
 
-    def _leave_groups(self, summary: CompileSummary, item: dspy_internals.Item | None) -> None:
-        """End the trials that are over, now that the optimizer does something else."""
+    def _leave_groups(self, summary: CompileSummary, item: dspy_internals.Item | None, *, is_tried: bool) -> None:
+        """End the trials that are over: an optimizer does something else, or goes on to other examples."""
+        batch = None if item is None else item.batch
         with summary.lock:
-            over = [group for group in summary.groups if item is None or group.batch is not item.batch]
+            over = [group for group in summary.groups if group.batch is not batch or (batch is None and not is_tried)]
             summary.groups = [group for group in summary.groups if group not in over]
             for group in over:
                 self._close_group(summary, group, None)

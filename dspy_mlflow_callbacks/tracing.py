@@ -28,7 +28,7 @@ from dspy_mlflow_callbacks.events import (
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
-from dspy_mlflow_callbacks.optimizing import CompileSummary, Place, Trial
+from dspy_mlflow_callbacks.optimizing import CompileSummary, Place
 from dspy_mlflow_callbacks.spans.engine import NEW_TRACE, Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans
@@ -36,6 +36,7 @@ from dspy_mlflow_callbacks.stats import Counters, Stats
 from dspy_mlflow_callbacks.summaries import Summaries, count
 
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
+_SUMMED_UP = frozenset({Place.CANDIDATE, Place.WATCHED})
 _NOTHING = SpanEnd()
 _ABANDONED = SpanEnd(error="The call had not ended when its trace ended.")
 
@@ -108,11 +109,8 @@ class Tracing:
         if self._stands_aside(kind, call_id, instance, parent, above=above):
             return False
         place = self._summaries.place_of(kind, instance, parent)
-        if parent is not None and place is Place.CANDIDATE:
-            return self._start_candidate(call_id, instance, inputs, parent)
-        if parent is not None and place is Place.WATCHED:
-            self._summaries.watch(kind, call_id, instance, inputs, parent)
-            return False
+        if parent is not None and place in _SUMMED_UP:
+            return self._sum_up(place, kind, call_id, instance, inputs=inputs, around=parent)
         is_sampled = self._decision(parent, above)
         if is_sampled is False or (is_sampled is None and self.chain.drops(_root_call_id(call_id, parent))):
             muted = self._engine.mute(above, call_id)
@@ -254,6 +252,15 @@ class Tracing:
             devset = instance.devset if devset is None else devset
             return part.evaluates(inputs.get("program"), devset, inputs.get("callback_metadata"))
         return None
+
+    def _sum_up(
+        self, place: Place, kind: CallKind, call_id: str, instance: Any, *, inputs: dict[str, Any], around: OpenCall
+    ) -> bool:
+        """Hold a call of which a compile's summary says what it cost; return what `start` returns."""
+        if place is Place.CANDIDATE:
+            return self._start_candidate(call_id, instance, inputs, around)
+        self._summaries.watch(kind, call_id, instance, inputs, around)
+        return False
 
     def _start_candidate(self, call_id: str, instance: Any, inputs: dict[str, Any], around: OpenCall) -> bool:
         """Begin the trace of an example that an optimizer runs a candidate on without an evaluation.

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import dspy
 from dspy.teleprompt import avatar_optimizer, bootstrap, simba
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
-from dspy_mlflow_callbacks.dspy_internals.settings import active_call_id
+from dspy_mlflow_callbacks.dspy_internals.settings import SettingsOverride, active_call_id
 from dspy_mlflow_callbacks.dspy_internals.wrapping import wrap
 
 logger = logging.getLogger("dspy_mlflow_callbacks")
@@ -131,12 +132,13 @@ def _wrapping(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _evaluating(in_current_context: InContext, original: Callable[..., Any]) -> Callable[..., Any]:
     def thread_safe_evaluator(self: Any, devset: Any, actor: Any, *args: Any, **kwargs: Any) -> Any:
-        call_id = active_call_id()
+        call_id, ours = active_call_id(), _ours()
 
-        def run(process: Callable[..., Any], *arguments: Any) -> Any:
+        def run(process: Callable[[], Any]) -> Any:
             token = ACTIVE_CALL_ID.set(call_id)
             try:
-                return process(*arguments)
+                with _heard_by(ours):
+                    return process()
             finally:
                 ACTIVE_CALL_ID.reset(token)
 
@@ -147,6 +149,24 @@ def _evaluating(in_current_context: InContext, original: Callable[..., Any]) -> 
             del _EVALUATED[id(actor)]
 
     return thread_safe_evaluator
+
+
+def _ours() -> list[Any]:
+    """Return those of the callbacks that hear calls here which are of this package; others hear what they ever did."""
+    return [each for each in dspy.settings.get("callbacks", []) if getattr(each, "hears_unannounced_calls", False)]
+
+
+@contextmanager
+def _heard_by(callbacks: list[Any]) -> Iterator[None]:
+    """Let *callbacks* hear what runs inside, too: threads of an optimizer's own do not see `dspy.context`."""
+    here = dspy.settings.get("callbacks", [])
+    missing = [each for each in callbacks if each not in here]
+    override = SettingsOverride(callbacks=[*here, *missing]) if missing else None
+    try:
+        yield
+    finally:
+        if override is not None:
+            override.undo()
 
 
 def _processing(original: Callable[..., Any]) -> Callable[..., Any]:

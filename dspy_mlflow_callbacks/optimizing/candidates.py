@@ -18,12 +18,12 @@ class Candidate:
     """A program as it is when it is tried.
 
     Attributes:
-        fingerprint: See `program_fingerprint`.
+        fingerprint: See `program_fingerprint`; None for what is no program of DSPy's.
         instructions: What its predictors are told, line by line: signature, instructions, fields.
         demos: The demos of each predictor that has any, by path, each as JSON values.
     """
 
-    fingerprint: str
+    fingerprint: str | None
     instructions: tuple[str, ...]
     demos: Mapping[str, Sequence[Any]]
 
@@ -49,8 +49,10 @@ class Candidate:
         return {path: _changes(earlier.get(path, ()), self.demos.get(path, ())) for path in {**earlier, **self.demos}}
 
 
-def candidate_of(program: dspy.Module) -> Candidate:
-    """Return *program* as it is now."""
+def candidate_of(program: Any) -> Candidate:
+    """Return *program*, which is any callable, as it is now."""
+    if not isinstance(program, dspy.Module):
+        return Candidate(None, (), {})
     found = [(path.removeprefix(".") or "self", predictor) for path, predictor in predictors(program)]
     return Candidate(
         program_fingerprint(program),

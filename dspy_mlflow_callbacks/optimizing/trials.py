@@ -66,7 +66,9 @@ class Trial:
 
     def tags(self) -> dict[str, str]:
         """Return the tags of its examples' traces."""
-        return {"dspy.compile.id": str(self._around.id), "dspy.compile.trial": str(self.index)}
+        tags = {"dspy.compile.id": str(self._around.id), "dspy.compile.trial": str(self.index)}
+        fingerprint = self.candidate.fingerprint
+        return tags if fingerprint is None else {**tags, FINGERPRINT: fingerprint}
 
     def is_of(self, part: object) -> bool:
         """Return whether it is a trial of the compile *part*."""
@@ -123,7 +125,7 @@ class Trial:
             TRIAL_DEMOS: self.candidate.demos_since(self._before),
             FINGERPRINT: self.candidate.fingerprint,
         }
-        return {key: to_json(value) for key, value in said.items()}
+        return {key: to_json(value) for key, value in said.items() if value is not None}
 
     def closing(self, score: float | None) -> dict[str, str]:
         """Return what its span says as it closes."""
