@@ -78,9 +78,9 @@ class OptimizerRun:
     @property
     def best(self) -> TrialResult | None:
         """The first of the trials with the highest score, of those on all examples where there are any."""
-        scored = [trial for trial in self.trials if trial.score is not None]
-        scored = [trial for trial in scored if trial.batch == "full"] or scored
-        return max(scored, key=lambda trial: trial.score or 0.0, default=None)
+        scored = [(trial.score, trial) for trial in self.trials if trial.score is not None]
+        on_all = [(score, trial) for score, trial in scored if trial.batch == "full"]
+        return max(on_all or scored, key=lambda each: each[0], default=(None, None))[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name as JSON values, and the number of the best trial."""
@@ -104,8 +104,12 @@ def optimizer_runs(traces: Trace | str | Iterable[Trace | str]) -> list[Optimize
             print(run.optimizer, [(trial.index, trial.score, trial.cost_usd) for trial in run.trials])
         ```
     """
-    listed = [traces] if isinstance(traces, (Trace, str)) else traces
-    return [run for trace in listed for run in _runs_of(stored_trace(trace))]
+    if isinstance(traces, (Trace, str)):
+        traces = [traces]
+    if not isinstance(traces, Iterable):
+        message = f"traces must be an mlflow.entities.Trace, its id, or an iterable of these, got {traces!r}"
+        raise TypeError(message)
+    return [run for trace in traces for run in _runs_of(stored_trace(trace))]
 
 
 def _runs_of(trace: Trace) -> list[OptimizerRun]:
