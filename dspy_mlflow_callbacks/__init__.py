@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         save_program,
     )
     from dspy_mlflow_callbacks.replaying import Divergence, Replay, ReplayError, Timing, replay
+    from dspy_mlflow_callbacks.report import OptimizerRun, TrialResult, optimizer_runs
     from dspy_mlflow_callbacks.scopes import suppress_tracing, trace_context
     from dspy_mlflow_callbacks.stats import Stats
     from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
@@ -87,6 +88,7 @@ __all__ = [
     "MlflowCallback",
     "ModuleCallback",
     "NameFilter",
+    "OptimizerRun",
     "Payload",
     "PayloadLimit",
     "PayloadStep",
@@ -106,6 +108,7 @@ __all__ = [
     "TraceWSGIMiddleware",
     "TracedThreadPoolExecutor",
     "TracingConfig",
+    "TrialResult",
     "VersionComparison",
     "attach",
     "autolog",
@@ -120,6 +123,7 @@ __all__ = [
     "load_program",
     "log_model",
     "propagate",
+    "optimizer_runs",
     "replay",
     "save_model",
     "save_program",
@@ -176,6 +180,7 @@ _ROOMS = {
         "save_model",
         "save_program",
     ),
+    "report": ("OptimizerRun", "TrialResult", "optimizer_runs"),
     "scopes": ("suppress_tracing", "trace_context"),
     "stats": ("Stats",),
     "tail_sampling": ("EndedTrace", "TailSampler"),

@@ -18,6 +18,8 @@ from dspy_mlflow_callbacks.tracing import Tracing
 EXAMPLE_TRACES = "dspy.evaluation.traces"
 EXAMPLE_COUNT = "dspy.evaluation.example_count"
 
+_EVALUATIONS = frozenset({CallKind.EVALUATE, CallKind.TRIAL})
+
 MAX_TRACES = 1000
 """Traces that an evaluation's span names; all of them have its id in a tag."""
 
@@ -34,8 +36,10 @@ def examples_of(data: Sequence[Any]) -> Examples | None:
     if evaluation is None or evaluation.call_id != call_id or evaluation.start is None:
         return None
     start = evaluation.start
-    if start.kind is not CallKind.EVALUATE or start.is_hidden or not isinstance(evaluation.owner, Tracing):
+    if start.kind not in _EVALUATIONS or start.is_hidden or not isinstance(evaluation.owner, Tracing):
         return None
+    if start.kind is CallKind.TRIAL and not are_linked(start, evaluation.owner.evaluate):
+        return None  # a compile's summary has no examples in it
     try:
         return Examples(evaluation, start, evaluation.owner, data)
     except Exception as error:  # noqa: BLE001  (the boundary: the evaluation must not notice)
@@ -46,8 +50,11 @@ def examples_of(data: Sequence[Any]) -> Examples | None:
 def are_linked(evaluation: CallStart, option: str) -> bool:
     """Return whether the examples of an evaluation are traces of their own.
 
-    Inside a compile whose calls are recorded they are a part of the compile's trace.
+    Inside a compile whose calls are recorded they are a part of the compile's trace; of a compile in summary it has the
+    trials alone.
     """
+    if evaluation.kind is CallKind.TRIAL:
+        return option == "linked"
     above = evaluation.parent
     while above is not None and (above.kind is not CallKind.COMPILE or above.is_hidden):
         above = above.parent

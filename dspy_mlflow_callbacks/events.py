@@ -34,6 +34,7 @@ class CallKind(enum.Enum):
     INTERPRETER_STARTUP = "interpreter_startup"
     INTERPRETER_SHUTDOWN = "interpreter_shutdown"
     COMPILE = "compile"
+    TRIAL = "trial"
 
     # Each member is the only one of its name; an enum's own hash is Python code.
     __hash__ = object.__hash__

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -28,13 +29,16 @@ from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
+from dspy_mlflow_callbacks.optimizing import CompileSummary, Place
 from dspy_mlflow_callbacks.spans.engine import NEW_TRACE, Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.open_spans import DROPPED, NO_CALLS, OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
 from dspy_mlflow_callbacks.spans.silence import Silence
 from dspy_mlflow_callbacks.stats import Counters, Stats
+from dspy_mlflow_callbacks.summaries import Summaries, count
 
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
+_SUMMED_UP = frozenset({Place.CANDIDATE, Place.WATCHED})
 _NOTHING = SpanEnd()
 _ABANDONED = SpanEnd(error="The call had not ended when its trace ended.")
 _SILENCE = Silence(OPEN_SPANS)
@@ -51,6 +55,7 @@ class Tracing:
         counters: Where calls are counted.
         lost: Told of each error that cost a span.
         capture: Which content is recorded.
+        summarizes: Whether compiles are recorded in summary.
         evaluate: How the examples of evaluations are recorded: the option of this name.
         max_silent_s: After how many seconds without a start or an end a trace is given up.
         open_spans: The calls of the process that are open.
@@ -64,6 +69,7 @@ class Tracing:
         lost: Callable[[Exception], object],
         *,
         capture: Capture = EVERYTHING,
+        summarizes: bool = False,
         evaluate: str = "linked",
         max_silent_s: float = float("inf"),
         open_spans: OpenSpans = OPEN_SPANS,
@@ -75,7 +81,9 @@ class Tracing:
         self._engine = engine
         self._counters = counters
         self._capture = capture
+        self._summarizes = summarizes
         self._open_spans = open_spans
+        self._summaries = Summaries(self, open_spans, self._open_trial, self._close_trial)
 
     def experiment(self) -> tuple[str, ...]:
         """Return the id and the name of the experiment of traces that begin here; empty if the store does not say."""
@@ -112,24 +120,41 @@ class Tracing:
             self._open_spans.stand_for(call_id, around)
             return not around.is_suppressed
         parent, above = self._place(around)
-        if kind in _ADAPTER_KINDS and parent is not None and _repeats(kind, instance, parent):
-            self._open_spans.stand_for(call_id, parent)
+        if self._stands_aside(kind, call_id, instance, parent, above=above):
             return False
-        if self._engine.is_suppressed():
-            self._hold_dropped(call_id, self._engine.mute(above, call_id), is_suppressed=True)
-            return False
+        place = self._summaries.place_of(kind, instance, parent)
+        if parent is not None and place in _SUMMED_UP:
+            return self._sum_up(place, kind, call_id, instance, inputs=inputs, around=parent)
         is_sampled = self._decision(parent, above)
         if is_sampled is False or (is_sampled is None and self.chain.drops(_root_call_id(call_id, parent))):
             muted = self._engine.mute(above, call_id)
             self._hold_dropped(call_id, muted, is_final=is_sampled is False, around=parent)
             return True
         try:
-            call = self._call(kind, call_id, instance, inputs, parent=parent, above=above, is_sampled=is_sampled)
+            watch = self._watch_of(
+                kind, call_id, instance, inputs, part=None if parent is None else parent.part, place=place
+            )
+            kind = CallKind.TRIAL if place is Place.TRIAL else kind
+            call = self._call(
+                kind, call_id, instance, inputs, watch=watch, parent=parent, above=above, is_sampled=is_sampled
+            )
             return self._begin(call, parent, above)
         except BaseException:
             if parent is not None and call_id not in self._open_spans:
                 self._open_spans.add(call_id, parent)  # what runs below nests where the lost span would have stood
             raise
+
+    def _stands_aside(
+        self, kind: CallKind, call_id: str, instance: Any, parent: OpenCall | None, *, above: Any
+    ) -> bool:
+        """Hold a call that gets no span because its adapter's own call has one, or a scope switched tracing off."""
+        if kind in _ADAPTER_KINDS and parent is not None and _repeats(kind, instance, parent):
+            self._open_spans.stand_for(call_id, parent)
+            return True
+        is_suppressed: bool = self._engine.is_suppressed()
+        if is_suppressed:
+            self._hold_dropped(call_id, self._engine.mute(above, call_id), is_suppressed=True)
+        return is_suppressed
 
     def start_example(
         self, call_id: str, example: EvaluatedExample, evaluation: OpenCall, *, is_linked: bool
@@ -156,24 +181,39 @@ class Tracing:
         return held.span.trace_id if held is not None and not held.is_dropped else None
 
     def _example(self, call_id: str, example: EvaluatedExample, evaluation: OpenCall, *, is_linked: bool) -> CallStart:
-        enclosing: Any = evaluation.start
-        scope = self._engine.scope() if is_linked else None
+        tags = {**tags_of(example), **_tags_of(evaluation.part)} if is_linked else EMPTY
         inputs = inputs_of(example.example)
+        return self._below(CallKind.EXAMPLE, call_id, example, inputs, evaluation, tags=tags, begins_trace=is_linked)
+
+    def _below(
+        self,
+        kind: CallKind,
+        call_id: str,
+        instance: Any,
+        inputs: dict[str, Any],
+        around: OpenCall,
+        *,
+        tags: Mapping[str, str],
+        begins_trace: bool,
+    ) -> CallStart:
+        """Return the start of an example's call, which is kept with the evaluation or compile *around*."""
+        enclosing: Any = around.start
+        scope = self._engine.scope() if begins_trace else None
         return new_call_start(
-            kind=CallKind.EXAMPLE,
+            kind=kind,
             call_id=call_id,
             parent=enclosing,
-            parent_call_id=evaluation.call_id,
-            root_call_id=call_id if is_linked else enclosing.root_call_id,
-            instance=example,
+            parent_call_id=around.call_id,
+            root_call_id=call_id if begins_trace else enclosing.root_call_id,
+            instance=instance,
             inputs=inputs,
-            name=name_of(CallKind.EXAMPLE, example, inputs, enclosing),
-            is_entry=is_linked,
+            name=name_of(kind, instance, inputs, None),
+            is_entry=begins_trace,
             is_sampled=True,
-            begins_trace=is_linked,
+            begins_trace=begins_trace,
             settings=dspy_internals.settings,
             scope=scope,
-            tags=(tags_of(example) if scope is None else {**tags_of(example), **scope.tags}) if is_linked else EMPTY,
+            tags=tags if scope is None else {**tags, **scope.tags},
             metadata=EMPTY if scope is None else scope.metadata,
             locator=self._engine.experiment,
         )
@@ -185,6 +225,7 @@ class Tracing:
         instance: Any,
         inputs: dict[str, Any],
         *,
+        watch: Any,
         parent: OpenCall | None,
         above: Any,
         is_sampled: bool | None,
@@ -201,16 +242,78 @@ class Tracing:
             root_call_id=_root_call_id(call_id, parent),
             instance=instance,
             inputs=inputs,
-            name=name_of(kind, instance, inputs, enclosing),
+            name=watch.name if kind is CallKind.TRIAL else name_of(kind, instance, inputs, enclosing),
             is_entry=is_entry,
             is_sampled=is_sampled,
             settings=dspy_internals.settings,
             scope=scope,
             tags=EMPTY if trace_scope is None else trace_scope.tags,
             metadata=EMPTY if trace_scope is None else trace_scope.metadata,
-            watch=LMWatch(call_id) if kind is CallKind.LM else None,
+            watch=watch,
             locator=self._engine.experiment,
         )
+
+    def _watch_of(
+        self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, part: Any, place: Place
+    ) -> Any:
+        """Return what learns of a call while it runs, where its kind has something of the sort."""
+        if kind is CallKind.LM:
+            return LMWatch(call_id)
+        if kind is CallKind.COMPILE and self._summarizes:
+            return CompileSummary(call_id, inputs, part)
+        if place is Place.TRIAL:
+            devset = inputs.get("devset")
+            devset = instance.devset if devset is None else devset
+            return part.evaluates(inputs.get("program"), devset, inputs.get("callback_metadata"))
+        return None
+
+    def _sum_up(
+        self, place: Place, kind: CallKind, call_id: str, instance: Any, *, inputs: dict[str, Any], around: OpenCall
+    ) -> bool:
+        """Hold a call of which a compile's summary says what it cost; return what `start` returns."""
+        if place is Place.CANDIDATE:
+            return self._start_candidate(call_id, instance, inputs, around)
+        self._summaries.watch(kind, call_id, instance, inputs, around)
+        return False
+
+    def _start_candidate(self, call_id: str, instance: Any, inputs: dict[str, Any], around: OpenCall) -> bool:
+        """Begin the trace of an example that an optimizer runs a candidate on without an evaluation.
+
+        Returns:
+            What `start` returns.
+        """
+        trial = self._summaries.trial_of(instance, around)
+        if self.evaluate != "linked":
+            self._summaries.watch_candidate(call_id, instance, inputs, around, trial)
+            return False
+        call = self._below(CallKind.MODULE, call_id, instance, inputs, around, tags=_tags_of(trial), begins_trace=True)
+        try:
+            is_left_out = self._begin(call, around, NEW_TRACE)
+        except BaseException:
+            if call_id not in self._open_spans:
+                self._open_spans.add(call_id, around)
+            raise
+        held = self._open_spans.get(call_id)
+        if held is not None and not held.is_dropped:
+            held.part, held.on_end = trial, lambda _: trial.ran_example(inputs)
+            if not held.is_hidden:
+                trial.record(held.span.trace_id)
+        return is_left_out
+
+    def _open_trial(self, call: CallStart, around: OpenCall) -> OpenCall | None:
+        """Open the span of a trial that no event announces; calls of many threads are part of it."""
+        kept = self.chain.on_start(call)
+        if kept is None or kept.is_hidden:
+            return None
+        span: Any = self._engine.open(kept, describe_start(kept, self._capture), around.span)
+        span.leave()
+        self._hold(kept, span, around)
+        return self._open_spans.get(call.call_id)
+
+    def _close_trial(self, call: OpenCall, exception: BaseException | None) -> None:
+        if call.start is not None and not self._open_spans.take(call.start.call_id).is_dropped:
+            end = new_call_end(call_id=call.start.call_id, outputs=None, exception=exception)
+            self._finish(call, call.start, end)
 
     def _place(self, around: OpenCall | None) -> tuple[OpenCall | None, Any]:
         """Return the open call that a new one nests in, and the engine's span above it; None leaves that to MLflow.
@@ -260,12 +363,22 @@ class Tracing:
         if call.start is None:
             call.span.close(_NOTHING)
             return
-        if not call.is_hidden:
-            said = EMPTY if call.at_end is None else call.at_end()
-            end = new_call_end(call_id=call_id, outputs=outputs, exception=exception, attributes=said)
-            self._finish(call, call.start, end)
+        try:
+            if call.part is not None:
+                self._summarize(call, outputs, exception)
+        finally:
+            if not call.is_hidden:
+                said = EMPTY if call.at_end is None else call.at_end()
+                end = new_call_end(call_id=call_id, outputs=outputs, exception=exception, attributes=said)
+                self._finish(call, call.start, end)
         if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
             self._note_parsed(call.start)
+
+    def _summarize(self, call: OpenCall, outputs: Any, exception: BaseException | None) -> None:
+        """Tell the compile or trial that *call* is, or is part of, that it has ended."""
+        if call.on_end is not None:
+            call.on_end(exception)
+        count(call, outputs, exception)
 
     def _begin(self, call: CallStart, parent: OpenCall | None, above: Any) -> bool:
         """Open the span of a call that may be recorded; return what `start` returns."""
@@ -296,6 +409,7 @@ class Tracing:
             held = OpenCall(call.call_id, call, span, self, TraceCalls(self), is_carried=True)
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
+        self._say_part(held, call, parent)
         self._open_spans.add(call.call_id, held)
         self._counters.started()
         self._note_adapter(call, parent)
@@ -305,8 +419,22 @@ class Tracing:
             call = attrs.evolve(call, begins_trace=False)
         span, trace = (None, TraceCalls(self)) if parent is None else (parent.span, parent.trace)
         held = OpenCall(call.call_id, call, span, self, trace)
+        if parent is not None:
+            held.part, held.is_summarized = parent.part, parent.is_summarized
+        if call.kind is CallKind.TRIAL:
+            held.part = call.watch
         self._open_spans.add(call.call_id, held)
         self._note_adapter(call, parent)
+
+    def _say_part(self, held: OpenCall, call: CallStart, parent: OpenCall | None) -> None:
+        """Say to which compile or trial an open call counts."""
+        if call.kind is CallKind.TRIAL or (call.kind is CallKind.COMPILE and call.watch is not None):
+            held.part, held.is_summarized = call.watch, True
+        elif parent is not None:
+            held.part = parent.part
+        if call.kind is CallKind.COMPILE and call.watch is not None:
+            call.watch.began(held.span.trace_id, is_inner=held.span.parent is not None)
+            held.on_end = functools.partial(self._summaries.end_groups, call.watch)
 
     def _enclosing(self) -> OpenCall | None:
         """Return the open call around one that starts here.
@@ -399,6 +527,11 @@ def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:
 
 def _root_call_id(call_id: str, parent: OpenCall | None) -> str:
     return call_id if parent is None or parent.start is None else parent.start.root_call_id
+
+
+def _tags_of(part: Any) -> Mapping[str, str]:
+    """Return the tags of an example's trace that say which trial it is part of, if it is part of one."""
+    return EMPTY if part is None else part.tags()
 
 
 def _is_hidden_entry(call: CallStart | None) -> bool:

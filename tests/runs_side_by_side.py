@@ -116,6 +116,16 @@ def described_run(run, numbers):
             name: [[each.step, each.value] for each in client.get_metric_history(run.info.run_id, name)]
             for name in run.data.metrics
         },
+        "datasets": [
+            {
+                "name": each.dataset.name,
+                "digest": each.dataset.digest,
+                "context": [tag.value for tag in each.tags if tag.key == "mlflow.data.context"],
+                "schema": json.loads(each.dataset.schema or "null"),
+                "profile": json.loads(each.dataset.profile or "null"),
+            }
+            for each in (run.inputs.dataset_inputs if run.inputs else ())
+        ],
         "models": len(run.outputs.model_outputs) if run.outputs else 0,
         "artifacts": {each.path: artifact(run, each.path) for each in client.list_artifacts(run.info.run_id)},
     }

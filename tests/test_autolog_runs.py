@@ -53,17 +53,32 @@ def side_by_side(mine, folder):
     )
 
 
+def without_ours(run):
+    """Return a run without what `mlflow.dspy.autolog` does not log: datasets, the program before it was compiled."""
+    kept = {name: value for name, value in run.items() if name != "datasets"}
+    kept["artifacts"] = {name: value for name, value in run["artifacts"].items() if name != "initial_model.json"}
+    return kept
+
+
 @pytest.mark.timeout(400)
 def test_runs_are_mlflows(tmp_path):
-    """Programs leave in runs what `mlflow.dspy.autolog` leaves: names, parents, states, contents, metrics."""
+    """Programs leave in runs what `mlflow.dspy.autolog` leaves: names, parents, states, contents, metrics.
+
+    Of a compile that fails MLflow leaves nothing; here its arguments are there.
+    """
     left = {}
     both = {mine: side_by_side(mine, tmp_path) for mine in ("ours", "mlflows")}
     for mine, process in both.items():
         output, errors = process.communicate()
         assert process.returncode == 0, errors
         left[mine] = json.loads(output.splitlines()[-1])
-    assert left["ours"] == left["mlflows"]
+    failed, empty = left["ours"].pop("failing_compile"), left["mlflows"].pop("failing_compile")
+    assert {name: [without_ours(run) for run in runs] for name, runs in left["ours"].items()} == {
+        name: [without_ours(run) for run in runs] for name, runs in left["mlflows"].items()
+    }
     assert all(left["ours"].values())
+    assert [run["status"] for run in failed] == [run["status"] for run in empty] == ["FAILED"]
+    assert set(failed[0]["artifacts"]) == {"initial_model.json", "trainset.json"}
 
 
 def test_a_compile_inside_a_compile_is_a_part_of_it(traces):
@@ -133,7 +148,8 @@ def test_no_dataset_is_logged_where_inputs_are_not_captured(traces):
     autolog(log_compiles=True, capture_inputs=False)
     bootstrap_few_shot()
     (run,) = described_in(traces)
-    assert [name for name in run["artifacts"] if name.endswith(".json")] == ["best_model.json"]
+    assert [name for name in run["artifacts"] if name.endswith(".json")] == ["best_model.json", "initial_model.json"]
+    assert run["datasets"] == []
 
 
 def test_a_trace_belongs_to_its_evaluations_run(traces):

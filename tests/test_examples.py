@@ -112,6 +112,15 @@ Changed: Answers.answer.predict > dummy, messages[0] (system)
 Forked: It is not.
 """
 
+OPTIMIZED = """\
+BootstrapFewShotWithRandomSearch: 4 trials, 14 LM calls
+  trial 1: 66.67% on 3 examples (full), demos {}
+  trial 2: 66.67% on 3 examples (full), demos {'self': ['added', 'count']}
+  trial 3: 66.67% on 3 examples (full), demos {'self': ['added', 'count', 'removed']}
+  trial 4: 66.67% on 3 examples (full), demos {'self': ['count']}
+  the best one fails: Who has the power to try all impeachments?
+"""
+
 ONE_PROGRAM = f"""\
 {{"question":"Is this call traced?"}} team: search
 {FIRST_TRACE}"""
@@ -181,6 +190,14 @@ def test_versions_are_compared(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "| matched | 2 |" in done.stdout
     assert done.stdout.endswith("Not shipped: the structure changed (2 times)\n")
+
+
+@pytest.mark.timeout(300)
+def test_an_optimizers_trials_are_printed(tmp_path):
+    """The example on optimizers prints each trial with its score, and the question that the best one fails at."""
+    done = run("optimize_program.py", tmp_path)
+    assert (done.returncode, warnings_of_ours(done.stderr)) == (0, [])
+    assert done.stdout.endswith(OPTIMIZED)
 
 
 @pytest.mark.parametrize(

@@ -2,130 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
-import random
 import threading
 from collections import Counter
 
 import dspy
 import pytest
-from dspy.utils.dummies import DummyVectorizer
 from heard import Heard
 from offline_lm import OfflineLM
+from optimizers import OPTIMIZERS, TRAINSET, compiled, student
 from programs import Program, answering, program_tree
 
+from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks.testing.captured import tree
-
-TRAINSET = [
-    dspy.Example(question=f"question {index}", answer="some answer" if index % 2 else "another").with_inputs("question")
-    for index in range(4)
-]
-SMALL = {"max_bootstrapped_demos": 1, "max_labeled_demos": 1}
-
-
-def exact(example, prediction, trace=None):
-    return float(example.answer == prediction.answer)
-
-
-def with_feedback(gold, pred, trace=None, pred_name=None, pred_trace=None):
-    return dspy.Prediction(score=exact(gold, pred), feedback="look again")
-
-
-def student():
-    return dspy.ChainOfThought("question -> answer")
-
-
-def labeled_few_shot():
-    return dspy.LabeledFewShot(k=2).compile(student(), trainset=TRAINSET)
-
-
-def bootstrap_few_shot():
-    return dspy.BootstrapFewShot(metric=exact, **SMALL).compile(student(), trainset=TRAINSET)
-
-
-def random_search():
-    optimizer = dspy.BootstrapFewShotWithRandomSearch(metric=exact, num_candidate_programs=1, num_threads=2, **SMALL)
-    return optimizer.compile(student(), trainset=TRAINSET)
-
-
-def mipro():
-    optimizer = dspy.MIPROv2(metric=exact, auto=None, num_candidates=2, num_threads=2, **SMALL)
-    return optimizer.compile(student(), trainset=TRAINSET, valset=TRAINSET, num_trials=2, minibatch=False)
-
-
-def copro():
-    optimizer = dspy.COPRO(metric=exact, breadth=2, depth=1)
-    return optimizer.compile(student(), trainset=TRAINSET, eval_kwargs={"num_threads": 2, "display_progress": False})
-
-
-def simba():
-    optimizer = dspy.SIMBA(metric=exact, bsize=2, num_candidates=2, max_steps=1, max_demos=1, num_threads=2)
-    return optimizer.compile(student(), trainset=TRAINSET)
-
-
-def gepa():
-    optimizer = dspy.GEPA(metric=with_feedback, max_metric_calls=12, num_threads=2, reflection_lm=OfflineLM())
-    return optimizer.compile(student(), trainset=TRAINSET, valset=TRAINSET)
-
-
-def infer_rules():
-    optimizer = dspy.InferRules(metric=exact, num_candidates=1, num_rules=1, num_threads=2, **SMALL)
-    return optimizer.compile(student(), trainset=TRAINSET, valset=TRAINSET)
-
-
-def better_together():
-    parts = {"labels": dspy.LabeledFewShot(k=1), "demos": dspy.BootstrapFewShot(metric=exact, **SMALL)}
-    program = student()
-    program.set_lm(OfflineLM())
-    optimizer = dspy.BetterTogether(metric=exact, **parts)
-    return optimizer.compile(program, trainset=TRAINSET, valset=TRAINSET, strategy="labels -> demos")
-
-
-def ensemble():
-    return dspy.Ensemble(reduce_fn=dspy.majority).compile([student(), student()])
-
-
-def knn_few_shot():
-    vectorizer = dspy.Embedder(DummyVectorizer(64), caching=False)
-    return dspy.KNNFewShot(2, TRAINSET, vectorizer).compile(student())
-
-
-needs_optuna = pytest.mark.skipif(not importlib.util.find_spec("optuna"), reason="MIPROv2 needs optuna")
-needs_gepa = pytest.mark.skipif(not importlib.util.find_spec("gepa"), reason="dspy.GEPA needs gepa")
-
-OPTIMIZERS = {
-    "LabeledFewShot": labeled_few_shot,
-    "BootstrapFewShot": bootstrap_few_shot,
-    "BootstrapFewShotWithRandomSearch": random_search,
-    "MIPROv2": pytest.param(mipro, marks=needs_optuna),
-    "COPRO": copro,
-    "SIMBA": simba,
-    "GEPA": pytest.param(gepa, marks=needs_gepa),
-    "InferRules": infer_rules,
-    "BetterTogether": better_together,
-    "Ensemble": ensemble,
-    "KNNFewShot": knn_few_shot,
-}
-
-
-def compiled(optimizer, callbacks):
-    """Compile as from a fresh start and return what came out as plain values."""
-    random.seed(0)
-    dspy.cache.reset_memory_cache()
-    with dspy.context(lm=OfflineLM(), callbacks=callbacks):
-        program = optimizer()
-    members = program.programs if hasattr(program, "programs") else [program]
-    return [member.dump_state() for member in members]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_compile_is_one_trace(dspy_traces, request, optimizer):
-    """All calls of a `compile`, in all its threads, are one trace below a WORKFLOW span of the optimizer's name.
+    """With `compile="full"` all calls, in all threads, are one trace below a WORKFLOW span of the optimizer's name.
 
     Those of an evaluation are below its examples, for which DSPy emits no event.
     """
     heard = Heard()
-    compiled(optimizer, [*dspy.settings.callbacks, heard])
+    compiled(optimizer, [MlflowCallback(compile="full"), heard])
     ((name, span_type, status, _),) = dspy_traces.tree()
     spans = dspy_traces.spans()
     assert (name, span_type, status) == (request.node.callspec.id, "WORKFLOW", "OK")
@@ -138,7 +36,7 @@ def test_a_compile_is_one_trace(dspy_traces, request, optimizer):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_compiled_program_is_the_same_without_tracing(dspy_traces, optimizer):
     """Tracing changes nothing in the program that an optimizer makes."""
-    assert compiled(optimizer, dspy.settings.callbacks) == compiled(optimizer, [])
+    assert compiled(optimizer, [MlflowCallback()]) == compiled(optimizer, [])
 
 
 def test_a_compile_that_fails_is_one_failed_trace(dspy_traces):

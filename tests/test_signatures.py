@@ -128,8 +128,8 @@ def test_fingerprint_finds_the_predictors_of_dspy():
             self.again = self.steps[0]
 
     made = Many()
-    assert {predictor for _, predictor in signatures._predictors(made)} == set(made.predictors())
-    assert sorted(path for path, _ in signatures._predictors(made)) == [".again", ".by_name['x'].predict"]
+    assert {predictor for _, predictor in signatures.predictors(made)} == set(made.predictors())
+    assert sorted(path for path, _ in signatures.predictors(made)) == [".again", ".by_name['x'].predict"]
 
 
 @pytest.mark.parametrize("prepare", [lambda made: setattr(made.inner, "_compiled", True), lambda made: None])

@@ -124,6 +124,7 @@ class TracingCallback(BaseCallback):
             counters,
             losses,
             capture=capture,
+            summarizes=config.compile == "summary",
             evaluate=config.evaluate,
             max_silent_s=config.max_silent_s,
         )

@@ -52,11 +52,13 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "recorded", "native")
 EVALUATE = ("linked", "nested", "off")
+COMPILE = ("summary", "full", "off")
 
 MAX_NAME_CHARACTERS = 500
 """The longest name of an experiment (mlflow.utils.validation.MAX_EXPERIMENT_NAME_LENGTH)."""
 
-_KINDS = [kind.value for kind in CallKind if kind is not CallKind.EXAMPLE]  # which is a part of an evaluation
+# Examples are a part of an evaluation, trials of a compile.
+_KINDS = [kind.value for kind in CallKind if kind not in {CallKind.EXAMPLE, CallKind.TRIAL}]
 
 _LIMITS = Limits()
 _SPOOL = SpoolSettings(folder="")
@@ -90,7 +92,7 @@ class TracingOptions(TypedDict, total=False):
     redact_patterns: Iterable[str]
     redact_fields: Iterable[str]
     evaluate: str | bool
-    compile: bool
+    compile: str | bool
     engine: str
     tail_sampler: TailSampler | Mapping[str, Any] | None
     max_queue_traces: int
@@ -255,7 +257,14 @@ class TracingConfig:
         read=environment.as_manner,
         check=manner(EVALUATE),
     )
-    compile: bool = _switch("Whether optimizers are recorded, with what they run.")
+    compile: str = option(
+        COMPILE[0],
+        "How optimizers are recorded: `summary` is a trace with their trials, each with its candidate, score and cost; "
+        "`full` is one trace with every call in it; `off` records nothing of them, nor of what they run.",
+        allowed=f"{', '.join(COMPILE)}; true is summary, false is off",
+        read=environment.as_manner,
+        check=manner(COMPILE),
+    )
     engine: str = option(
         "auto",
         "How spans are made: `recorded` keeps light spans and stores whole traces in batches, where traces go to a "
@@ -446,8 +455,8 @@ class TracingConfig:
             steps.append(TagInjector(self.tags, metadata=self.metadata, session_id=self.session_id, user=self.user))
         if self.sampling_rules:
             steps.append(RuleSampler(self.sampling_rules, self.sampling_ratio))
-        switches = ((CallKind.EVALUATE, self.evaluate != "off"), (CallKind.COMPILE, self.compile))
-        dropped = [kind for kind, kept in switches if not kept]
+        switches = ((CallKind.EVALUATE, self.evaluate), (CallKind.COMPILE, self.compile))
+        dropped = [kind for kind, manner_of in switches if manner_of == "off"]
         if dropped or self.events is not None:
             steps.append(KindFilter(self.events, dropped))
         if self.include or self.exclude:

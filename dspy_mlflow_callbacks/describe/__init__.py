@@ -12,7 +12,17 @@ from typing import Any
 import attrs
 import dspy
 
-from dspy_mlflow_callbacks.describe import adapters, compiles, evaluations, examples, interpreters, lms, modules, tools
+from dspy_mlflow_callbacks.describe import (
+    adapters,
+    compiles,
+    evaluations,
+    examples,
+    interpreters,
+    lms,
+    modules,
+    tools,
+    trials,
+)
 from dspy_mlflow_callbacks.describe.content import Capture, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json, word_to_json
 from dspy_mlflow_callbacks.describe.signatures import FINGERPRINT, fingerprint_of, program_parts
@@ -44,6 +54,7 @@ _KINDS: dict[CallKind, ModuleType] = {
     CallKind.INTERPRETER_STARTUP: interpreters,
     CallKind.INTERPRETER_SHUTDOWN: interpreters,
     CallKind.COMPILE: compiles,
+    CallKind.TRIAL: trials,
 }
 _KIND_TEXTS = {kind: to_json(kind.value) for kind in CallKind}
 

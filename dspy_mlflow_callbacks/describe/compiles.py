@@ -37,10 +37,13 @@ def start(call: CallStart) -> Opening:
 
 
 def end(call: CallStart, end: CallEnd) -> Closing:
-    """Describe the program that came out: its class, its fingerprint, its score and the candidates' scores."""
-    program = end.outputs
+    """Describe the program that came out: its class, its fingerprint, its score and the candidates' scores.
+
+    Where the compile is recorded in summary: how many trials there were, and what they and the rest cost.
+    """
+    program, summary = end.outputs, {} if call.watch is None else call.watch.closing()
     if not isinstance(program, dspy.Module):
-        return Closing(outputs=program)
+        return Closing(outputs=program, attributes=summary)
     candidates = getattr(program, "candidate_programs", None) or []
     scores = [candidate.get("score") for candidate in candidates if isinstance(candidate, dict)]
     outputs = {
@@ -49,7 +52,8 @@ def end(call: CallStart, end: CallEnd) -> Closing:
         "score": getattr(program, "score", None),
         "candidate_scores": scores,
     }
-    return Closing(outputs=outputs, attributes={"dspy.compile.fingerprint": to_json(outputs["fingerprint"])})
+    fingerprint = to_json(outputs["fingerprint"])
+    return Closing(outputs=outputs, attributes={"dspy.compile.fingerprint": fingerprint, **summary})
 
 
 def _shown(name: str, value: Any) -> Any:

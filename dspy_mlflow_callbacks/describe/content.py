@@ -14,9 +14,10 @@ LABELS = "dspy.example.labels"
 RAW_COMPLETION = "dspy.adapter.raw_completion"
 RETRY_ERRORS = "dspy.lm.retry_errors"
 TRACE_ATTRIBUTES_ERROR = "dspy.trace_attributes_error"
+TRIAL_DEMOS = "dspy.trial.demos"
 
-# Attributes that may quote any content; an exception's text may.
-_QUOTING = frozenset({LABELS, RAW_COMPLETION, RETRY_ERRORS, TRACE_ATTRIBUTES_ERROR})
+# Attributes that may quote any content; an exception's text may, and demos are examples.
+_QUOTING = frozenset({LABELS, RAW_COMPLETION, RETRY_ERRORS, TRACE_ATTRIBUTES_ERROR, TRIAL_DEMOS})
 
 
 @attrs.define(kw_only=True)  # not frozen: that takes twice as long to make

@@ -69,7 +69,7 @@ def fingerprint_of(parts: tuple[str, ...]) -> str:
 
 def _parts(program: dspy.Module) -> tuple[str, ...]:
     parts = [type(program).__qualname__]
-    for path, predictor in _predictors(program):
+    for path, predictor in predictors(program):
         parts.append(path)
         parts.extend(signature_attributes(predictor.signature).values())
         parts.append(demos_digest(predictor.demos))
@@ -77,7 +77,7 @@ def _parts(program: dspy.Module) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _predictors(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict]]:
+def predictors(program: dspy.Module) -> Iterator[tuple[str, dspy.Predict]]:
     """Yield the predictors that DSPy finds, with their paths.
 
     Unlike `named_predictors` this also looks into sub-programs that were compiled, ends in a ring of modules, and

@@ -6,6 +6,7 @@ Each function says what it relies on; `tests/test_dspy_internals.py` names it wh
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed, directed_everywhere
 from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples
+from dspy_mlflow_callbacks.dspy_internals.items import Item, current_item
 from dspy_mlflow_callbacks.dspy_internals.settings import (
     CarriedCalls,
     OthersOnly,
@@ -27,12 +28,14 @@ __all__ = [
     "Answer",
     "CarriedCalls",
     "HearsExamples",
+    "Item",
     "KeptCallbacks",
     "OthersOnly",
     "OutsideCalls",
     "SettingsOverride",
     "active_call_id",
     "carried_call_id",
+    "current_item",
     "directed",
     "directed_everywhere",
     "hear_everywhere",

@@ -14,6 +14,7 @@ import dspy
 from dspy.utils import parallelizer
 from dspy.utils.callback_context import ACTIVE_CALL_ID
 
+from dspy_mlflow_callbacks.dspy_internals import items
 from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples, announcing_examples
 from dspy_mlflow_callbacks.dspy_internals.settings import active_call_id
 from dspy_mlflow_callbacks.dspy_internals.wrapping import wrap
@@ -53,6 +54,7 @@ def install(
         examples_of: Returns who hears of the examples that an evaluation works on from here; None where it is none.
     """
     _Installs.count += 1
+    items.install(in_current_context)
     wrap(parallelizer.ParallelExecutor, "execute", functools.partial(_executing, in_current_context, examples_of))
     wrap(dspy.retrievers.Embeddings, "__call__", _announcing)
     wrap(dspy.KNN, "__call__", _announcing)
@@ -71,13 +73,9 @@ def _executing(
     original: Callable[..., Any],
 ) -> Callable[..., Any]:
     def execute(self: Any, function: Callable[..., Any], data: Any) -> Any:
-        try:
-            hearer = examples_of(data)
-            bound = in_current_context(function if hearer is None else announcing_examples(function, hearer))
-        except Exception:  # the program's own call: it must run
-            logger.warning("MLflow's context does not reach DSPy's worker threads.", exc_info=True)
-            bound = function
-        return original(self, bound, data)
+        hearer = examples_of(data)
+        work = function if hearer is None else announcing_examples(function, hearer)
+        return original(self, items.each_an_item(items.bound(in_current_context, work)), data)
 
     return execute
 

@@ -15,7 +15,9 @@ _GROUPS = {
     "adapter": (CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE),
     "interpreter": tuple(kind for kind in CallKind if kind.value.startswith("interpreter_")),
 }
-_ALLOWED_KINDS = (*(kind.value for kind in CallKind if kind is not CallKind.EXAMPLE), *_GROUPS)
+# Examples are a part of their evaluation, trials of their compile.
+_PARTS = {CallKind.EXAMPLE: CallKind.EVALUATE, CallKind.TRIAL: CallKind.COMPILE}
+_ALLOWED_KINDS = (*(kind.value for kind in CallKind if kind not in _PARTS), *_GROUPS)
 
 
 def _kinds(names: Iterable[CallKind | str]) -> frozenset[CallKind]:
@@ -37,8 +39,8 @@ def _kinds_of(name: CallKind | str) -> tuple[CallKind, ...]:
 
 
 def _asked(kind: CallKind) -> CallKind:
-    """Return the kind by which calls of *kind* are asked for: an example is a part of its evaluation."""
-    return CallKind.EVALUATE if kind is CallKind.EXAMPLE else kind
+    """Return the kind by which calls of *kind* are asked for: that of which they are parts."""
+    return _PARTS.get(kind, kind)
 
 
 def _optional_kinds(names: Iterable[CallKind | str] | None) -> frozenset[CallKind] | None:
@@ -52,7 +54,7 @@ class KindFilter:
     Args:
         include: The kinds that get spans, as `CallKind` or its value, or `adapter` and `interpreter` for all of theirs;
             None is all. Calls of other kinds are hidden: what they call nests where their span would have stood.
-            `evaluate` is evaluations and their examples.
+            `evaluate` is evaluations and their examples, `compile` is optimizers and their trials.
         exclude: Kinds that are dropped with everything below them.
 
     Raises:

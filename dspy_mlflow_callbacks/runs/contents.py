@@ -15,6 +15,7 @@ import orjson
 from dspy_mlflow_callbacks import mlflow_internals
 from dspy_mlflow_callbacks.describe.payloads import plain, plain_without_secrets
 from dspy_mlflow_callbacks.payload import Payload, PayloadLimit, PayloadSteps
+from dspy_mlflow_callbacks.runs.datasets import log_examples
 from dspy_mlflow_callbacks.stats import WarnOnce
 
 _NO_PARAMS = ("metadata", "lm", "traces", "train")
@@ -89,6 +90,19 @@ class RunContents:
         """Log examples as a table, a column for each field."""
         if self._inputs:
             self._table([dict(example.items()) for example in examples], file_name)
+
+    def dataset_input(self, examples: Iterable[Any], name: str, context: str) -> None:
+        """Log examples as an MLflow dataset, an input of the run.
+
+        Args:
+            examples: The examples.
+            name: The dataset's name.
+            context: What the run does with it: `training`, `validation` or `evaluation`.
+        """
+        rows = [dict(example.items()) for example in examples] if self._inputs else []
+        cleaned = orjson.loads(self._cleaned(name, orjson.dumps(plain(rows)).decode()))
+        if cleaned and isinstance(cleaned, list):
+            log_examples(name, cleaned, context)
 
     def results(self, results: Iterable[tuple[Any, Any, Any]]) -> None:
         """Log an evaluation's examples, predictions and scores as a table."""

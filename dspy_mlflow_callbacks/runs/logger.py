@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import attrs
+import dspy
 import mlflow
 from dspy.utils.callback import BaseCallback
 
@@ -17,6 +19,9 @@ from dspy_mlflow_callbacks.spans.experiments import Experiment
 _ENCLOSING = "dspy_mlflow_callbacks_compile"
 _TAGS = {"mlflow.autologging": "dspy"}
 _COUNTING = FORKS.lock()
+
+# What MLflow says of what a run does with a dataset, by the argument of a compile.
+_DATASETS = {"trainset": "training", "valset": "validation"}
 
 
 @attrs.define
@@ -110,6 +115,7 @@ class RunLogger(BaseCallback):
             opened.is_ours = active is None
             opened.run = active = active or self._start_run(tags=_TAGS)
             self._log(opened, self._contents.output)
+            self._log_start(opened)
         if opened.compile is not None and active is not None:
             opened.compile.run_id = active.info.run_id
 
@@ -126,6 +132,10 @@ class RunLogger(BaseCallback):
         self._log(opened, self._contents.state, program, "model.json")
         self._log(opened, self._contents.module_params, program)
         self._log(opened, self._contents.lm_params, dspy_internals.settings.lm)
+        devset = opened.inputs.get("devset")
+        devset = opened.instance.devset if devset is None else devset
+        if _can_be_read_again(devset):
+            self._log(opened, self._contents.dataset_input, devset, "devset", "evaluation")
 
     def _start_run(self, **arguments: Any) -> Any:
         experiment_id = None if self._experiment is None else self._experiment.id()
@@ -145,16 +155,29 @@ class RunLogger(BaseCallback):
             if opened.is_ours:
                 mlflow_internals.end_run(opened.run, "FINISHED" if exception is None else "FAILED")
 
-    def _log_compile(self, opened: _Open, program: Any) -> None:
-        self._log(opened, self._contents.state, program, "best_model.json")
+    def _log_start(self, opened: _Open) -> None:
+        """Log what is known of a compile before it has done anything: one that is interrupted has that too."""
+        student = opened.inputs.get("student")
+        if isinstance(student, dspy.Module):
+            self._log(opened, self._contents.state, student, "initial_model.json")
         self._log(opened, self._contents.compile_params, opened.instance, opened.inputs)
         self._log(opened, self._contents.lm_params, dspy_internals.settings.lm)
-        for name in ("trainset", "valset"):
-            if opened.inputs.get(name):
-                self._log(opened, self._contents.dataset, opened.inputs[name], f"{name}.json")
+        for name, context in _DATASETS.items():
+            examples = opened.inputs.get(name)
+            if _can_be_read_again(examples):
+                self._log(opened, self._contents.dataset, examples, f"{name}.json")
+                self._log(opened, self._contents.dataset_input, examples, name, context)
+
+    def _log_compile(self, opened: _Open, program: Any) -> None:
+        self._log(opened, self._contents.state, program, "best_model.json")
 
     def _log_evaluation(self, opened: _Open, outputs: Any) -> None:
         self._log(opened, self._contents.results, outputs.results)
         mlflow.log_metric("eval", outputs.score, run_id=opened.run.info.run_id)
         if opened.compile is not None and opened.compile.run_id is not None:
             mlflow.log_metric(opened.key, outputs.score, step=opened.step, run_id=opened.compile.run_id)
+
+
+def _can_be_read_again(examples: Any) -> bool:
+    """Return whether examples are there that the program will find there too: an iterator gives them once."""
+    return isinstance(examples, Collection) and len(examples) > 0

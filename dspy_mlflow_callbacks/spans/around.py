@@ -76,3 +76,7 @@ def decision_of(around: otel.Span) -> bool | None:
     if isinstance(around, otel.NonRecordingSpan):
         return context.trace_flags.sampled
     return True if around.is_recording() and internals.is_in_mlflow(around) else None
+
+
+def detached() -> None:
+    """Take a span out of MLflow's context that is out of it already."""

@@ -22,6 +22,7 @@ from dspy_mlflow_callbacks.export.feedback import warn_not_stored
 from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans import gen_ai
+from dspy_mlflow_callbacks.spans.around import detached
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
 from dspy_mlflow_callbacks.spans.delivery_watch import DELIVERY_WATCH
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
@@ -52,6 +53,11 @@ class NativeSpan:
     def around(self) -> Span:
         """What calls below nest in that are recorded all the same."""
         return self.otel
+
+    def leave(self) -> None:
+        """Take the span out of MLflow's context while it stays open: it may be closed in another one."""
+        self._detach()
+        self._detach = detached
 
     @property
     def trace_id(self) -> str:

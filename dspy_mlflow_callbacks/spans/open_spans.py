@@ -30,6 +30,9 @@ class OpenCall:
         is_carried: Whether it began in a thread of the user's own into which its context was carried: it may go on
             when the calls around it have ended.
         unparsed: The adapter that formatted messages for this call and has not parsed an answer yet.
+        part: The compile or trial, recorded in summary, to which the call's cost counts; None where there is none.
+        is_summarized: Whether calls right below it are summed up in *part* and get no spans.
+        on_end: What is done first when the call ends, with what it raised.
         at_end: Returns what is known of the call at its end besides, values by the attribute that they become.
         is_inherited: Whether it began in the process that this one is a fork of, which closes its span.
     """
@@ -45,6 +48,9 @@ class OpenCall:
     cpu_started: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
     is_carried: bool = attrs.field(default=False, kw_only=True)
     unparsed: str | None = attrs.field(default=None, kw_only=True)
+    part: Any = attrs.field(default=None, repr=False, kw_only=True)
+    is_summarized: bool = attrs.field(default=False, kw_only=True)
+    on_end: Callable[[BaseException | None], None] | None = attrs.field(default=None, repr=False, kw_only=True)
     at_end: Callable[[], Mapping[str, Any]] | None = attrs.field(default=None, repr=False, kw_only=True)
     is_inherited: bool = attrs.field(default=False, kw_only=True)
 

@@ -15,7 +15,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
-from dspy_mlflow_callbacks.spans.around import is_users_span_within
+from dspy_mlflow_callbacks.spans.around import detached, is_users_span_within
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
 from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 from dspy_mlflow_callbacks.spans.foreign_traces import ForeignTrace
@@ -30,10 +30,6 @@ _ERROR_LEVEL = "40"
 
 # Digits in half a UUID, as DSPy writes it, and their base.
 _HALF, _HEXADECIMAL = 16, 16
-
-
-def _nothing() -> None:
-    """Detach a span that is detached."""
 
 
 class RecordedSpan(LightSpan):
@@ -51,7 +47,7 @@ class RecordedSpan(LightSpan):
     is_entry = False
     _end: SpanEnd | None = None
     _is_described = False
-    _detach: Callable[[], None] = staticmethod(_nothing)
+    _detach: Callable[[], None] = staticmethod(detached)
 
     def __init__(
         self,
@@ -93,6 +89,11 @@ class RecordedSpan(LightSpan):
             self._end = None
         del self._start
         return attributes
+
+    def leave(self) -> None:
+        """Take the span out of MLflow's context while it stays open: it may be closed in another one."""
+        self._detach()
+        self._detach = detached
 
     def close(self, end: SpanEnd) -> None:
         """Take the span out of MLflow's context, then end it."""

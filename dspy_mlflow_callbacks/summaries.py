@@ -1,0 +1,169 @@
+"""What is kept of a compile that is recorded in summary: calls that are watched, and trials that no event announces."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dspy_mlflow_callbacks import dspy_internals
+from dspy_mlflow_callbacks.describe.signatures import program_fingerprint
+from dspy_mlflow_callbacks.events import CallKind, CallStart, new_call_start
+from dspy_mlflow_callbacks.lm_internals import LMWatch
+from dspy_mlflow_callbacks.optimizing import CompileSummary, Group, Place, Trial, amount_of, place_of
+from dspy_mlflow_callbacks.spans.open_spans import OpenCall, OpenSpans
+
+OpenTrial = Callable[[CallStart, OpenCall], OpenCall | None]
+CloseTrial = Callable[[OpenCall, BaseException | None], None]
+
+
+class Summaries:
+    """Watches what gets no span inside compiles.
+
+    Args:
+        owner: Who holds the open calls.
+        open_spans: The calls of the process that are open.
+        open_trial: Opens the span of a trial inside an open compile, and holds it; returns None where it is left out.
+        close_trial: Closes it again.
+    """
+
+    def __init__(self, owner: object, open_spans: OpenSpans, open_trial: OpenTrial, close_trial: CloseTrial) -> None:
+        self._owner = owner
+        self._open_spans = open_spans
+        self._open_trial = open_trial
+        self._close_trial = close_trial
+
+    def place_of(self, kind: CallKind, instance: Any, around: OpenCall | None) -> Place:
+        """Return what becomes of a call inside *around*."""
+        if around is None or not around.is_summarized:
+            return Place.SPAN
+        parent_call_id = dspy_internals.active_call_id()
+        place = place_of(kind, parent_call_id, instance, around.part)
+        if around.call_id == parent_call_id and isinstance(around.part, CompileSummary) and around.part.groups:
+            self._leave_groups(around.part, dspy_internals.current_item(), is_tried=place is Place.CANDIDATE)
+        return place
+
+    def watch(self, kind: CallKind, call_id: str, instance: Any, inputs: Mapping[str, Any], around: OpenCall) -> None:
+        """Hold a call without a span; an LM's cost counts."""
+        if kind is CallKind.LM:
+            start = _hidden(kind, call_id, instance, inputs, around, watch=LMWatch(call_id))
+            part = _part(around)
+            self._open_spans.add(
+                call_id, OpenCall(call_id, start, around.span, self._owner, around.trace, part=part, is_summarized=True)
+            )
+        else:
+            self._open_spans.stand_for(call_id, around)
+
+    def watch_candidate(
+        self, call_id: str, instance: Any, inputs: Mapping[str, Any], around: OpenCall, trial: Trial
+    ) -> None:
+        """Hold a candidate's call without a span."""
+        start = _hidden(CallKind.MODULE, call_id, instance, inputs, around)
+        self._open_spans.add(
+            call_id,
+            OpenCall(
+                call_id,
+                start,
+                around.span,
+                self._owner,
+                around.trace,
+                part=trial,
+                is_summarized=True,
+                on_end=lambda _: trial.ran_example(inputs),
+            ),
+        )
+
+    def trial_of(self, program: Any, around: OpenCall) -> Trial:
+        """Return the trial that a call of *program* by the compile *around* is part of; it may begin here."""
+        summary, item = around.part, dspy_internals.current_item()
+        with summary.lock:
+            group = self._group_of(program, None if item is None else item.batch, summary, around)
+        if item is not None:
+            item.part = group.trial
+        return group.trial
+
+    def _group_of(self, program: Any, batch: object | None, summary: CompileSummary, around: OpenCall) -> Group:
+        together = [group for group in summary.groups if group.batch is batch]
+        fingerprint: str | None = None
+        for group in together:
+            if not group.is_of(program):
+                fingerprint = fingerprint or program_fingerprint(program)
+                if group.trial.candidate.fingerprint != fingerprint:
+                    continue
+                group.programs.append(program)
+            return group
+        trial = summary.new_trial(program)
+        group = Group(trial, batch, [program], self._open_trial(_trial_start(trial, program, around), around))
+        summary.groups.append(group)
+        return group
+
+    def _leave_groups(self, summary: CompileSummary, item: dspy_internals.Item | None, *, is_tried: bool) -> None:
+        """End the trials that are over: an optimizer does something else, or goes on to other examples."""
+        batch = None if item is None else item.batch
+        with summary.lock:
+            over = [group for group in summary.groups if group.batch is not batch or (batch is None and not is_tried)]
+            summary.groups = [group for group in summary.groups if group not in over]
+            for group in over:
+                self._close_group(summary, group, None)
+
+    def end_groups(self, summary: CompileSummary, exception: BaseException | None) -> None:
+        """End all trials of a compile that ends, with what it raised."""
+        with summary.lock:
+            groups, summary.groups = summary.groups, []
+            for group in groups:
+                self._close_group(summary, group, exception)
+
+    def _close_group(self, summary: CompileSummary, group: Group, exception: BaseException | None) -> None:
+        summary.ended_group(group)
+        if group.call is not None:
+            self._close_trial(group.call, exception)
+
+
+def count(call: OpenCall, outputs: Any, exception: BaseException | None) -> None:
+    """Count what an LM call that has ended was billed, to the compile or trial that it is a part of."""
+    start = call.start
+    if start is not None and start.kind is CallKind.LM and (exception is None or start.watch.answers):
+        call.part.spent(amount_of(start.watch, outputs, is_recorded=not call.is_hidden))
+
+
+def _part(around: OpenCall) -> Any:
+    """Return what a call counts to: a metric that asks an LM is part of its example's trial."""
+    item = dspy_internals.current_item()
+    if item is not None and isinstance(item.part, Trial) and item.part.is_of(around.part):
+        return item.part
+    return around.part
+
+
+def _hidden(
+    kind: CallKind, call_id: str, instance: Any, inputs: Mapping[str, Any], around: OpenCall, *, watch: Any = None
+) -> CallStart:
+    enclosing = around.start
+    return new_call_start(
+        kind=kind,
+        call_id=call_id,
+        parent=enclosing,
+        root_call_id=call_id if enclosing is None else enclosing.root_call_id,
+        instance=instance,
+        inputs=inputs,
+        is_entry=False,
+        is_hidden=True,
+        watch=watch,
+    )
+
+
+def _trial_start(trial: Trial, program: Any, around: OpenCall) -> CallStart:
+    enclosing: Any = around.start  # a compile that is dropped has no trials
+    return new_call_start(
+        kind=CallKind.TRIAL,
+        call_id=uuid.uuid4().hex,
+        parent=enclosing,
+        parent_call_id=enclosing.call_id,
+        root_call_id=enclosing.root_call_id,
+        instance=program,
+        inputs={"program": program},
+        name=trial.name,
+        is_entry=False,
+        is_sampled=True,
+        settings=dspy_internals.settings,
+        watch=trial,
+    )
