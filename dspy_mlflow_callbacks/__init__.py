@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         compare_versions,
     )
     from dspy_mlflow_callbacks.config import TracingConfig
-    from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
+    from dspy_mlflow_callbacks.describe import program_fingerprint
+    from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, EvaluatedExample
     from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.middleware import (
         KindFilter,
@@ -67,6 +68,7 @@ __all__ = [
     "Divergence",
     "EndedTrace",
     "EvaluateCallback",
+    "EvaluatedExample",
     "InterpreterCallback",
     "KindFilter",
     "LMCallback",
@@ -101,6 +103,7 @@ __all__ = [
     "load_model",
     "load_program",
     "log_model",
+    "program_fingerprint",
     "replay",
     "save_model",
     "save_program",
@@ -123,7 +126,8 @@ _ROOMS = {
     ),
     "compare": ("CheckFailedError", "TraceComparison", "VersionComparison", "compare_traces", "compare_versions"),
     "config": ("TracingConfig",),
-    "events": ("CallEnd", "CallKind", "CallStart"),
+    "describe": ("program_fingerprint",),
+    "events": ("CallEnd", "CallKind", "CallStart", "EvaluatedExample"),
     "flushing": ("flush",),
     "middleware": (
         "KindFilter",
