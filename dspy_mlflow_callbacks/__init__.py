@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         trace_client,
     )
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
+    from dspy_mlflow_callbacks.describe import program_fingerprint
+    from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, EvaluatedExample
     from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.health import Diagnosis, Finding, diagnose
     from dspy_mlflow_callbacks.middleware import (
@@ -80,6 +82,7 @@ __all__ = [
     "EndedTrace",
     "EvaluateCallback",
     "Finding",
+    "EvaluatedExample",
     "InterpreterCallback",
     "KindFilter",
     "LMCallback",
@@ -124,6 +127,7 @@ __all__ = [
     "log_model",
     "optimizer_runs",
     "propagate",
+    "program_fingerprint",
     "replay",
     "save_model",
     "save_program",
@@ -157,6 +161,8 @@ _ROOMS = {
         "trace_client",
     ),
     "events": ("CallEnd", "CallKind", "CallStart"),
+    "describe": ("program_fingerprint",),
+    "events": ("CallEnd", "CallKind", "CallStart", "EvaluatedExample"),
     "flushing": ("flush",),
     "health": ("Diagnosis", "Finding", "diagnose"),
     "middleware": (
