@@ -63,6 +63,10 @@ def ours(place, **options):
     return store
 
 
+def ours_nested(place):
+    return ours(place, evaluate="nested")
+
+
 def ours_native(place):
     return ours(place, engine="native")
 
@@ -140,6 +144,7 @@ CONTESTANTS = {
     NO_OP: Contestant("no-op callback", no_op_callback, keeps=False),
     "bare": Contestant("bare MLflow spans, no content", bare_mlflow_spans),
     "ours": Contestant("`MlflowCallback()`", ours),
+    "ours_nested": Contestant('`MlflowCallback(evaluate="nested")`', ours_nested),
     "ours_native": Contestant('`MlflowCallback(engine="native")`', ours_native),
     "ours_middleware": Contestant("`MlflowCallback`, `RatioSampler(1.0)` and `TagInjector`", ours_with_middleware),
     "ours_info": Contestant('`MlflowCallback(level="info", capture_messages=False)`', ours_with_little),

@@ -32,6 +32,7 @@ PARTS = {
     "scaling": "How cost grows",
     "latency": "Until a trace can be read",
     "compare": "Comparing two versions",
+    "evaluate": "An evaluation",
 }
 
 
@@ -74,6 +75,8 @@ SIZES = {
     "max-spans": (10_000, "scaling: the most spans of a trace"),
     "max-kb": (1_000, "scaling: the largest payload, in kB"),
     "compare-traces": (10_000, "compare: traces of each version"),
+    "examples": (2_000, "evaluate: examples"),
+    "eval-threads": (16, "evaluate: threads"),
     "single-traces": (20, "latency: traces, one at a time"),
 }
 

@@ -38,6 +38,9 @@ class Nowhere:
     def spans_by_trace(self):
         return {}
 
+    def scores(self):
+        return 0
+
     def wait(self, traces, spans, since, **waiting):
         return Waited()
 
@@ -80,6 +83,14 @@ class MlflowStore:
                 "WHERE experiment_id = ? AND status != 'IN_PROGRESS'"
             )
         )
+
+    def scores(self):
+        """Return the number of stored feedback."""
+        ((count,),) = self._rows(
+            "SELECT count(*) FROM assessments WHERE trace_id IN "
+            "(SELECT request_id FROM trace_info WHERE experiment_id = ?)"
+        )
+        return count
 
     def wait(self, traces, spans, since, *, every_s=0.1, patience_s=10.0, at_most_s=60.0):
         """Wait until *traces* with *spans* in all are there; seconds count from *since*.

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         compare_versions,
     )
     from dspy_mlflow_callbacks.config import TracingConfig
-    from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
+    from dspy_mlflow_callbacks.describe import program_fingerprint
+    from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, EvaluatedExample
     from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.middleware import (
         KindFilter,
@@ -68,6 +69,7 @@ __all__ = [
     "Divergence",
     "EndedTrace",
     "EvaluateCallback",
+    "EvaluatedExample",
     "InterpreterCallback",
     "KindFilter",
     "LMCallback",
@@ -105,6 +107,7 @@ __all__ = [
     "load_program",
     "log_model",
     "optimizer_runs",
+    "program_fingerprint",
     "replay",
     "save_model",
     "save_program",
@@ -127,7 +130,8 @@ _ROOMS = {
     ),
     "compare": ("CheckFailedError", "TraceComparison", "VersionComparison", "compare_traces", "compare_versions"),
     "config": ("TracingConfig",),
-    "events": ("CallEnd", "CallKind", "CallStart"),
+    "describe": ("program_fingerprint",),
+    "events": ("CallEnd", "CallKind", "CallStart", "EvaluatedExample"),
     "flushing": ("flush",),
     "middleware": (
         "KindFilter",

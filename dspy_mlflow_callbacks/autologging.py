@@ -38,15 +38,14 @@ def autolog(  # noqa: PLR0917
     The first seven arguments and their defaults are those of `mlflow.dspy.autolog()`, the others those of
     `MlflowCallback`. It may be called from any thread or async task, and again: then the last call's arguments hold.
     Nothing is configured in DSPy: what the program configures later leaves tracing on, and where the program configures
-    a callback of this package itself, that one records instead. Scores of metrics are not yet logged as feedback on the
-    traces of predictions.
+    a callback of this package itself, that one records instead.
 
     Args:
         log_traces: Whether programs are traced.
         log_traces_from_compile: Whether optimizers are traced, with what they run. The option `compile`, given as an
             argument, goes before it.
-        log_traces_from_eval: Whether `dspy.Evaluate` is traced, with what it runs. The option `evaluate`, given as an
-            argument, goes before it.
+        log_traces_from_eval: Whether `dspy.Evaluate` is traced, with what it runs: True is `evaluate="linked"`, False
+            `evaluate="off"`. The option `evaluate`, given as an argument, goes before it.
         log_compiles: Whether each compile is logged as an MLflow run: arguments, datasets, and the program that comes
             out as `best_model.json`. A compile inside a compile is a part of it.
         log_evals: Whether each evaluation is logged as an MLflow run, below its compile's if there is one: program,

@@ -112,6 +112,18 @@ def test_compare(run):
     assert rows == ["resamples", "---", "0", "2,000"]
 
 
+def test_evaluate(run):
+    """An evaluation has a row for each contestant, with the traces and the scores that are stored of it."""
+    section, rows = run("evaluate", "--examples=3", "--eval-threads=2", "--only", "no_op", "ours", "ours_nested")
+    no_op, ours, nested = titles("no_op", "ours", "ours_nested")
+    assert [(row["contestant"], row["traces"], row["scored"], row["score"]) for row in section["contestants"]] == [
+        (no_op, None, None, [100.0]),
+        (ours, 4, 3, [100.0]),
+        (nested, 1, 3, [100.0]),
+    ]
+    assert rows == ["", "---", no_op, ours, nested]
+
+
 def test_a_run_of_one_part_leaves_the_others(tmp_path, run):
     """What a run measures takes the place of the part's older figures, and of no other part's."""
     (tmp_path / "short.json").write_text(json.dumps({"parts": OLDER, "load": OLDER}))

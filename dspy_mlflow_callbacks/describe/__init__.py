@@ -25,7 +25,7 @@ from dspy_mlflow_callbacks.describe import (
 )
 from dspy_mlflow_callbacks.describe.content import Capture, Closing, Opening
 from dspy_mlflow_callbacks.describe.payloads import describe_value, encodable, to_json, word_to_json
-from dspy_mlflow_callbacks.describe.signatures import FINGERPRINT, fingerprint_of, program_parts
+from dspy_mlflow_callbacks.describe.signatures import FINGERPRINT, fingerprint_of, program_fingerprint, program_parts
 from dspy_mlflow_callbacks.events import (
     CallEnd,
     CallKind,
@@ -37,7 +37,15 @@ from dspy_mlflow_callbacks.events import (
     new_span_start,
 )
 
-__all__ = ["EVERYTHING", "Capture", "describe_end", "describe_exception", "describe_start", "name_of"]
+__all__ = [
+    "EVERYTHING",
+    "Capture",
+    "describe_end",
+    "describe_exception",
+    "describe_start",
+    "name_of",
+    "program_fingerprint",
+]
 
 EVERYTHING = Capture()
 

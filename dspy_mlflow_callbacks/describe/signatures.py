@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -43,16 +44,48 @@ def _field(info: Any) -> dict[str, Any]:
 
 
 def _type_name(annotation: Any) -> str:
-    # In Python 3.10 `list[int]` passes for a class.
-    is_class = isinstance(annotation, type) and typing.get_origin(annotation) is None
-    return annotation.__name__ if is_class else str(annotation)
+    """Return a type as every version of Python writes it: what `typing.Optional[str]` shows as differs among them."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in _UNIONS:
+        return " | ".join(map(_type_name, arguments))
+    if isinstance(origin, type) and isinstance(annotation, _GENERICS):
+        return f"{origin.__name__}[{', '.join(map(_type_name, arguments))}]"
+    if annotation is type(None):
+        return "None"
+    if annotation is ...:
+        return "..."
+    return annotation.__name__ if isinstance(annotation, type) and origin is None else str(annotation)
+
+
+_UNIONS = (typing.Union, types.UnionType)
+# `list[int]` and `typing.List[int]`, but not `Annotated[int, ...]`.
+_GENERICS = (types.GenericAlias, type(typing.List[int]))  # noqa: UP006  (what it makes is meant)
 
 
 def program_fingerprint(program: dspy.Module) -> str:
-    """Return 16 hexadecimal digits for the program's state: its predictors' signatures, instructions and demos.
+    """Return 16 hexadecimal digits for what a program is: its structure, signatures, instructions and demos.
 
-    The LM and its parameters are no part of it. Equal programs have equal fingerprints in every process.
+    It is the beginning of a SHA-256. Equal programs have equal fingerprints in every process, in every version of
+    Python, and when they are saved and loaded again; one character of an instruction makes another one. The LM and its
+    parameters, and credentials with them, are no part of it. Traces have it on their roots, in
+    `dspy.program.fingerprint`.
+
+    Args:
+        program: The program.
+
+    Raises:
+        TypeError: if it is no `dspy.Module`.
+
+    Example:
+        ```python
+        before = program_fingerprint(program)
+        compiled = optimizer.compile(program, trainset=examples)
+        print(before, "became", program_fingerprint(compiled))
+        ```
     """
+    if not isinstance(program, dspy.Module):
+        message = f"program must be a dspy.Module, got {program!r}"
+        raise TypeError(message)
     return fingerprint_of(_parts(program))
 
 

@@ -100,7 +100,7 @@ class ExporterProcess:
         self._send(header, request_of(batch))
         answer = self._answer()
         _raise_unless_stored(answer)
-        if answer["refused_feedback"] is not None:
+        if answer.get("refused_feedback") is not None:
             warn_not_stored(batch.destination.tracking_uri, answer["refused_feedback"])
 
     def close(self) -> None:

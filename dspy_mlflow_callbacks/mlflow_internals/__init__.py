@@ -15,6 +15,7 @@ from dspy_mlflow_callbacks.mlflow_internals.destinations import (
 from dspy_mlflow_callbacks.mlflow_internals.feedback import (
     Feedback,
     add_feedback,
+    is_said,
     post_feedback,
     write_feedback,
 )
@@ -157,6 +158,7 @@ __all__ = [
     "is_in_mlflow",
     "is_plain",
     "is_resumed",
+    "is_said",
     "is_said_by_spans",
     "is_shown",
     "is_suppressed",

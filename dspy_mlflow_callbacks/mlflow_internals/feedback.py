@@ -10,6 +10,7 @@ import attrs
 from mlflow.entities import AssessmentError
 from mlflow.entities import Feedback as MlflowFeedback
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.protos.service_pb2 import CreateAssessment
 from mlflow.store.tracking import sqlalchemy_store
 from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
@@ -53,7 +54,7 @@ class Feedback:
 
     def entity(self) -> MlflowFeedback:
         """Return MLflow's own."""
-        error = None if self.error is None else AssessmentError(self.error, self.message, self.stacktrace)
+        error = None if self.error is None else AssessmentError(self.error, self.message or None, self.stacktrace)
         entity = MlflowFeedback(
             name=self.name,
             value=self.value,
@@ -73,12 +74,22 @@ def add_feedback(span: Any, feedback: Feedback) -> bool:
     info = trace_info(span)
     if info is None:
         return False
-    info.assessments.append(feedback.entity())
+    if not is_said(info, feedback.name):
+        info.assessments.append(feedback.entity())
     return True
 
 
+def is_said(info: Any, name: str) -> bool:
+    """Return whether somebody else, such as `mlflow.dspy.autolog`, has said of a trace what a metric says."""
+    return any(each.name == name and each.span_id is None for each in info.assessments)
+
+
 def write_feedback(uri: str, feedback: Sequence[Feedback]) -> None:
-    """Write feedback on stored traces to an SQL store in one transaction; what is there already stays."""
+    """Write feedback on stored traces to an SQL store in one transaction; what is there already stays.
+
+    Raises:
+        MlflowException: if the store fails, or, once the rest is written, if a trace is gone.
+    """
     store = client_of(uri).store
     if _keeps_sums():
         _write_one_by_one(store, feedback)
@@ -90,6 +101,10 @@ def write_feedback(uri: str, feedback: Sequence[Feedback]) -> None:
         known = {known for (known,) in session.query(column).filter(column.in_(ids))}
         rows = [each for each in feedback if each.feedback_id not in known and each.trace_id in traces]
         session.add_all([_row(each, *traces[each.trace_id]) for each in rows])
+    gone = next((each.trace_id for each in feedback if each.trace_id not in traces), None)
+    if gone is not None:
+        message = f"there is no trace {gone}"
+        raise MlflowException(message, RESOURCE_DOES_NOT_EXIST)
 
 
 def _keeps_sums() -> bool:

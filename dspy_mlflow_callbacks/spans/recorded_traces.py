@@ -183,6 +183,7 @@ class RecordedTrace(ABC):
         return [
             leaving_feedback(span, feedback, span.settings.payload_steps, span.settings.on_loss)
             for span, feedback in self.judged
+            if self._entry is None or not internals.is_said(self._entry.info, feedback.name)
         ]
 
     def run_steps(self, spans: Iterable[Any]) -> None:
