@@ -424,7 +424,7 @@ def interrupting(at, error):
 
 
 def test_an_interrupted_compile_leaves_what_was_reached(traces):
-    """Ctrl-C in the second evaluation of a compile ends its runs as failed, with arguments, datasets and first score."""
+    """Ctrl-C in the second evaluation of a compile ends its runs as failed, with what was known and the first score."""
     autolog(log_compiles=True, log_evals=True, log_traces_from_compile=True)
     metric = interrupting(len(DEVSET) + 2, KeyboardInterrupt())
     optimizer = dspy.COPRO(metric=metric, breadth=2, depth=1)

@@ -24,6 +24,7 @@ from dspy_mlflow_callbacks import (
     MlflowCallback,
     ModuleCallback,
     NameFilter,
+    OptimizerRun,
     Payload,
     PayloadLimit,
     PayloadStep,
@@ -38,6 +39,7 @@ from dspy_mlflow_callbacks import (
     Timing,
     TraceComparison,
     TracingConfig,
+    TrialResult,
     VersionComparison,
     autolog,
     compare_traces,
@@ -46,6 +48,7 @@ from dspy_mlflow_callbacks import (
     load_model,
     load_program,
     log_model,
+    optimizer_runs,
     replay,
     save_model,
     save_program,
@@ -123,7 +126,7 @@ options = MlflowCallback(
     redact_patterns=["[0-9]{16}"],
     redact_fields=["ssn"],
     evaluate=False,
-    compile=False,
+    compile="summary",
     engine="recorded",
     tail_sampler=tail_sampler,
     max_queue_traces=1000,
@@ -207,3 +210,8 @@ except CheckFailedError as failed:
     reasons: list[str] = [each.reason for each in failed.checks.failed]
 comparison_report: list[str] = [versions.to_markdown(), traces.to_html(), traces.spans[0].name]
 compare_versions("v1", "v2", resamples=None)  # type: ignore[arg-type]
+
+optimized: list[OptimizerRun] = optimizer_runs(["tr-1", "tr-2"])
+tried: list[TrialResult] = [trial for run in optimized for trial in (*run.trials, run.best) if trial is not None]
+spent: list[float | None] = [trial.cost_usd for trial in tried]
+optimizer_runs(7)  # type: ignore[arg-type]
