@@ -214,4 +214,3 @@ compare_versions("v1", "v2", resamples=None)  # type: ignore[arg-type]
 optimized: list[OptimizerRun] = optimizer_runs(["tr-1", "tr-2"])
 tried: list[TrialResult] = [trial for run in optimized for trial in (*run.trials, run.best) if trial is not None]
 spent: list[float | None] = [trial.cost_usd for trial in tried]
-optimizer_runs(7)  # type: ignore[arg-type]
