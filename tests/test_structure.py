@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "optimizing": {"events", "describe"},
     "summaries": {"events", "dspy_internals", "lm_internals", "describe", "optimizing", "spans"},
     "evaluating": {"events", "dspy_internals", "describe", "optimizing", "spans", "tracing"},
+    "starts": {"events", "dspy_internals", "lm_internals", "describe", "optimizing", "spans"},
     "tracing": {
         "events",
         "stats",
@@ -47,6 +48,7 @@ MAY_IMPORT = {
         "describe",
         "optimizing",
         "summaries",
+        "starts",
         "spans",
         "export",
     },

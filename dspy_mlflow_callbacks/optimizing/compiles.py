@@ -37,13 +37,13 @@ class Group:
         trial: The trial.
         batch: What DSPy runs side by side with the first of the calls; None where it runs alone.
         programs: The programs that were called: the same, or equal copies.
-        call: What is open of the trial; None where it is left out.
+        call_id: The id of the trial's call.
     """
 
     trial: Trial
     batch: object | None
     programs: list[Any]
-    call: Any
+    call_id: str
 
     def is_of(self, program: Any) -> bool:
         """Return whether *program* is one of those that were called."""
