@@ -79,8 +79,8 @@ class CallStart:
         settings: DSPy's settings, as they are where the call is made.
         scope: What `trace_context` and `mlflow.tracing.context` say around the call where `is_entry`, as an object with
             `tags` and `metadata`; None where there is no such scope.
-        watch: What is learned while it runs of an LM call, of a compile that is recorded in summary, or of a trial; None
-            for others.
+        watch: What is learned, while it runs, of an LM call, of a compile that is recorded in summary, or of a trial;
+            None for others.
     """
 
     kind: CallKind = attrs.field(validator=instance_of(CallKind))

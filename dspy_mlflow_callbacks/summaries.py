@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -95,7 +96,7 @@ class Summaries:
         trial = summary.new_trial(program)
         start = _trial_start(trial, program, around)
         self._open_trial(start, around)
-        group = Group(trial, batch, [program], start.call_id)
+        group = Group(trial, batch, [program], functools.partial(self._end, start.call_id, None))
         summary.groups.append(group)
         return group
 
@@ -106,18 +107,14 @@ class Summaries:
             over = [group for group in summary.groups if group.batch is not batch or (batch is None and not is_tried)]
             summary.groups = [group for group in summary.groups if group not in over]
             for group in over:
-                self._close_group(summary, group, None)
+                summary.end_group(group, None)
 
     def end_groups(self, summary: CompileSummary, exception: BaseException | None) -> None:
         """End all trials of a compile that ends, with what it raised."""
         with summary.lock:
             groups, summary.groups = summary.groups, []
             for group in groups:
-                self._close_group(summary, group, exception)
-
-    def _close_group(self, summary: CompileSummary, group: Group, exception: BaseException | None) -> None:
-        summary.ended_group(group)
-        self._end(group.call_id, None, exception)
+                summary.end_group(group, exception)
 
 
 def count(call: OpenCall, outputs: Any, exception: BaseException | None) -> None:

@@ -179,11 +179,11 @@ class Tracing:
         Returns:
             What `start` returns.
         """
-        trial = self._summaries.trial_of(instance, around)
-        if self.evaluate != "linked":
-            self._summaries.watch_candidate(call_id, instance, inputs, around, trial)
-            return False
         try:
+            trial = self._summaries.trial_of(instance, around)
+            if self.evaluate != "linked":
+                self._summaries.watch_candidate(call_id, instance, inputs, around, trial)
+                return False
             call = self._starts.candidate(call_id, instance, inputs, around, trial)
             is_left_out = self._begin(call, around, NEW_TRACE)
         except BaseException:
