@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         compare_versions,
     )
     from dspy_mlflow_callbacks.config import TracingConfig
+    from dspy_mlflow_callbacks.describe import program_fingerprint
     from dspy_mlflow_callbacks.distributed import (
         TraceASGIMiddleware,
         TracedThreadPoolExecutor,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
         propagate,
         trace_client,
     )
-    from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
-    from dspy_mlflow_callbacks.describe import program_fingerprint
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, EvaluatedExample
     from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.health import Diagnosis, Finding, diagnose
@@ -81,8 +80,8 @@ __all__ = [
     "Divergence",
     "EndedTrace",
     "EvaluateCallback",
-    "Finding",
     "EvaluatedExample",
+    "Finding",
     "InterpreterCallback",
     "KindFilter",
     "LMCallback",
@@ -126,8 +125,8 @@ __all__ = [
     "load_program",
     "log_model",
     "optimizer_runs",
-    "propagate",
     "program_fingerprint",
+    "propagate",
     "replay",
     "save_model",
     "save_program",
@@ -160,7 +159,6 @@ _ROOMS = {
         "propagate",
         "trace_client",
     ),
-    "events": ("CallEnd", "CallKind", "CallStart"),
     "describe": ("program_fingerprint",),
     "events": ("CallEnd", "CallKind", "CallStart", "EvaluatedExample"),
     "flushing": ("flush",),

@@ -17,9 +17,10 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class CallKind(enum.Enum):
-    """The kinds of call for which DSPy emits a start and an end event, and `EXAMPLE`, which this package adds.
+    """The kinds of call for which DSPy emits a start and an end event, and two which this package adds.
 
-    An `EXAMPLE` is what `dspy.Evaluate` does with one example: it calls the program, then the metric.
+    An `EXAMPLE` is what `dspy.Evaluate` does with one example: it calls the program, then the metric. A `TRIAL` is what
+    an optimizer does with one candidate, where its compile is recorded in summary.
     """
 
     MODULE = "module"
@@ -78,7 +79,8 @@ class CallStart:
         settings: DSPy's settings, as they are where the call is made.
         scope: What `trace_context` and `mlflow.tracing.context` say around the call where `is_entry`, as an object with
             `tags` and `metadata`; None where there is no such scope.
-        watch: What is learned of an LM call while it runs; None for other kinds.
+        watch: What is learned, while it runs, of an LM call, of a compile that is recorded in summary, or of a trial;
+            None for others.
     """
 
     kind: CallKind = attrs.field(validator=instance_of(CallKind))

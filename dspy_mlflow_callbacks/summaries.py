@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,8 +14,8 @@ from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.optimizing import CompileSummary, Group, Place, Trial, amount_of, place_of
 from dspy_mlflow_callbacks.spans.open_spans import OpenCall, OpenSpans
 
-OpenTrial = Callable[[CallStart, OpenCall], OpenCall | None]
-CloseTrial = Callable[[OpenCall, BaseException | None], None]
+OpenTrial = Callable[[CallStart, OpenCall], None]
+End = Callable[[str, Any, BaseException | None], None]
 
 
 class Summaries:
@@ -23,15 +24,15 @@ class Summaries:
     Args:
         owner: Who holds the open calls.
         open_spans: The calls of the process that are open.
-        open_trial: Opens the span of a trial inside an open compile, and holds it; returns None where it is left out.
-        close_trial: Closes it again.
+        open_trial: Opens the span of a trial inside an open compile, and holds it, unless it is left out.
+        end: Ends a call by its id, with what it returned and raised; one that is not open is left alone.
     """
 
-    def __init__(self, owner: object, open_spans: OpenSpans, open_trial: OpenTrial, close_trial: CloseTrial) -> None:
+    def __init__(self, owner: object, open_spans: OpenSpans, open_trial: OpenTrial, end: End) -> None:
         self._owner = owner
         self._open_spans = open_spans
         self._open_trial = open_trial
-        self._close_trial = close_trial
+        self._end = end
 
     def place_of(self, kind: CallKind, instance: Any, around: OpenCall | None) -> Place:
         """Return what becomes of a call inside *around*."""
@@ -93,7 +94,9 @@ class Summaries:
                 group.programs.append(program)
             return group
         trial = summary.new_trial(program)
-        group = Group(trial, batch, [program], self._open_trial(_trial_start(trial, program, around), around))
+        start = _trial_start(trial, program, around)
+        self._open_trial(start, around)
+        group = Group(trial, batch, [program], functools.partial(self._end, start.call_id, None))
         summary.groups.append(group)
         return group
 
@@ -104,19 +107,14 @@ class Summaries:
             over = [group for group in summary.groups if group.batch is not batch or (batch is None and not is_tried)]
             summary.groups = [group for group in summary.groups if group not in over]
             for group in over:
-                self._close_group(summary, group, None)
+                summary.end_group(group, None)
 
     def end_groups(self, summary: CompileSummary, exception: BaseException | None) -> None:
         """End all trials of a compile that ends, with what it raised."""
         with summary.lock:
             groups, summary.groups = summary.groups, []
             for group in groups:
-                self._close_group(summary, group, exception)
-
-    def _close_group(self, summary: CompileSummary, group: Group, exception: BaseException | None) -> None:
-        summary.ended_group(group)
-        if group.call is not None:
-            self._close_trial(group.call, exception)
+                summary.end_group(group, exception)
 
 
 def count(call: OpenCall, outputs: Any, exception: BaseException | None) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from dspy_mlflow_callbacks import dspy_internals
-from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start, name_of
+from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
-from dspy_mlflow_callbacks.describe.examples import inputs_of, tags_of
 from dspy_mlflow_callbacks.events import (
     EMPTY,
     CallEnd,
@@ -22,18 +21,17 @@ from dspy_mlflow_callbacks.events import (
     EvaluatedExample,
     SpanEnd,
     new_call_end,
-    new_call_start,
     new_span_end,
 )
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.forks import FORKS
-from dspy_mlflow_callbacks.lm_internals import LMWatch
 from dspy_mlflow_callbacks.middleware import Chain
-from dspy_mlflow_callbacks.optimizing import CompileSummary, Place
+from dspy_mlflow_callbacks.optimizing import Place
 from dspy_mlflow_callbacks.spans.engine import NEW_TRACE, Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
 from dspy_mlflow_callbacks.spans.open_spans import DROPPED, NO_CALLS, OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
 from dspy_mlflow_callbacks.spans.silence import Silence
+from dspy_mlflow_callbacks.starts import Starts, root_call_id
 from dspy_mlflow_callbacks.stats import Counters, Stats
 from dspy_mlflow_callbacks.summaries import Summaries, count
 
@@ -81,9 +79,9 @@ class Tracing:
         self._engine = engine
         self._counters = counters
         self._capture = capture
-        self._summarizes = summarizes
         self._open_spans = open_spans
-        self._summaries = Summaries(self, open_spans, self._open_trial, self._close_trial)
+        self._starts = Starts(self, engine, summarizes=summarizes)
+        self._summaries = Summaries(self, open_spans, self._open_trial, self.end)
 
     def experiment(self) -> tuple[str, ...]:
         """Return the id and the name of the experiment of traces that begin here; empty if the store does not say."""
@@ -122,27 +120,28 @@ class Tracing:
         parent, above = self._place(around)
         if self._stands_aside(kind, call_id, instance, parent, above=above):
             return False
-        place = self._summaries.place_of(kind, instance, parent)
-        if parent is not None and place in _SUMMED_UP:
-            return self._sum_up(place, kind, call_id, instance, inputs=inputs, around=parent)
+        place = Place.SPAN
+        if parent is not None and parent.is_summarized:
+            place = self._summaries.place_of(kind, instance, parent)
+            if place in _SUMMED_UP:
+                return self._sum_up(place, kind, call_id, instance, inputs=inputs, around=parent)
         is_sampled = self._decision(parent, above)
-        if is_sampled is False or (is_sampled is None and self.chain.drops(_root_call_id(call_id, parent))):
+        if is_sampled is False or (is_sampled is None and self.chain.drops(root_call_id(call_id, parent))):
             muted = self._engine.mute(above, call_id)
             self._hold_dropped(call_id, muted, is_final=is_sampled is False, around=parent)
             return True
         try:
-            watch = self._watch_of(
-                kind, call_id, instance, inputs, part=None if parent is None else parent.part, place=place
-            )
             kind = CallKind.TRIAL if place is Place.TRIAL else kind
-            call = self._call(
-                kind, call_id, instance, inputs, watch=watch, parent=parent, above=above, is_sampled=is_sampled
-            )
+            call = self._starts.call(kind, call_id, instance, inputs, parent=parent, above=above, is_sampled=is_sampled)
             return self._begin(call, parent, above)
         except BaseException:
-            if parent is not None and call_id not in self._open_spans:
-                self._open_spans.add(call_id, parent)  # what runs below nests where the lost span would have stood
+            self._stand_in(call_id, parent)
             raise
+
+    def _stand_in(self, call_id: str, parent: OpenCall | None) -> None:
+        """Let what runs below a call whose span is lost nest where that would have stood."""
+        if parent is not None and call_id not in self._open_spans:
+            self._open_spans.add(call_id, parent)
 
     def _stands_aside(
         self, kind: CallKind, call_id: str, instance: Any, parent: OpenCall | None, *, above: Any
@@ -171,101 +170,13 @@ class Tracing:
             self._hold_dropped(call_id, self._engine.mute(evaluation.span, call_id), is_suppressed=True)
             return None
         try:
-            call = self._example(call_id, example, evaluation, is_linked=is_linked)
+            call = self._starts.example(call_id, example, evaluation, is_linked=is_linked)
             self._begin(call, evaluation, NEW_TRACE if is_linked else evaluation.span)
         except BaseException:
-            if call_id not in self._open_spans:
-                self._open_spans.add(call_id, evaluation)
+            self._stand_in(call_id, evaluation)
             raise
         held = self._open_spans.get(call_id)
         return held.span.trace_id if held is not None and not held.is_dropped else None
-
-    def _example(self, call_id: str, example: EvaluatedExample, evaluation: OpenCall, *, is_linked: bool) -> CallStart:
-        tags = {**tags_of(example), **_tags_of(evaluation.part)} if is_linked else EMPTY
-        inputs = inputs_of(example.example)
-        return self._below(CallKind.EXAMPLE, call_id, example, inputs, evaluation, tags=tags, begins_trace=is_linked)
-
-    def _below(
-        self,
-        kind: CallKind,
-        call_id: str,
-        instance: Any,
-        inputs: dict[str, Any],
-        around: OpenCall,
-        *,
-        tags: Mapping[str, str],
-        begins_trace: bool,
-    ) -> CallStart:
-        """Return the start of an example's call, which is kept with the evaluation or compile *around*."""
-        enclosing: Any = around.start
-        scope = self._engine.scope() if begins_trace else None
-        return new_call_start(
-            kind=kind,
-            call_id=call_id,
-            parent=enclosing,
-            parent_call_id=around.call_id,
-            root_call_id=call_id if begins_trace else enclosing.root_call_id,
-            instance=instance,
-            inputs=inputs,
-            name=name_of(kind, instance, inputs, None),
-            is_entry=begins_trace,
-            is_sampled=True,
-            begins_trace=begins_trace,
-            settings=dspy_internals.settings,
-            scope=scope,
-            tags=tags if scope is None else {**tags, **scope.tags},
-            metadata=EMPTY if scope is None else scope.metadata,
-            locator=self._engine.experiment,
-        )
-
-    def _call(
-        self,
-        kind: CallKind,
-        call_id: str,
-        instance: Any,
-        inputs: dict[str, Any],
-        *,
-        watch: Any,
-        parent: OpenCall | None,
-        above: Any,
-        is_sampled: bool | None,
-    ) -> CallStart:
-        enclosing = parent.start if parent is not None else None
-        is_entry = parent is None or parent.owner is not self or _is_hidden_entry(enclosing)
-        scope = self._engine.scope() if is_entry else None
-        trace_scope = scope if above is None else None  # a trace that somebody else began has its own
-        return new_call_start(
-            kind=kind,
-            call_id=call_id,
-            parent=enclosing,
-            parent_call_id=dspy_internals.active_call_id(),
-            root_call_id=_root_call_id(call_id, parent),
-            instance=instance,
-            inputs=inputs,
-            name=watch.name if kind is CallKind.TRIAL else name_of(kind, instance, inputs, enclosing),
-            is_entry=is_entry,
-            is_sampled=is_sampled,
-            settings=dspy_internals.settings,
-            scope=scope,
-            tags=EMPTY if trace_scope is None else trace_scope.tags,
-            metadata=EMPTY if trace_scope is None else trace_scope.metadata,
-            watch=watch,
-            locator=self._engine.experiment,
-        )
-
-    def _watch_of(
-        self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any], *, part: Any, place: Place
-    ) -> Any:
-        """Return what learns of a call while it runs, where its kind has something of the sort."""
-        if kind is CallKind.LM:
-            return LMWatch(call_id)
-        if kind is CallKind.COMPILE and self._summarizes:
-            return CompileSummary(call_id, inputs, part)
-        if place is Place.TRIAL:
-            devset = inputs.get("devset")
-            devset = instance.devset if devset is None else devset
-            return part.evaluates(inputs.get("program"), devset, inputs.get("callback_metadata"))
-        return None
 
     def _sum_up(
         self, place: Place, kind: CallKind, call_id: str, instance: Any, *, inputs: dict[str, Any], around: OpenCall
@@ -282,16 +193,15 @@ class Tracing:
         Returns:
             What `start` returns.
         """
-        trial = self._summaries.trial_of(instance, around)
-        if self.evaluate != "linked":
-            self._summaries.watch_candidate(call_id, instance, inputs, around, trial)
-            return False
-        call = self._below(CallKind.MODULE, call_id, instance, inputs, around, tags=_tags_of(trial), begins_trace=True)
         try:
+            trial = self._summaries.trial_of(instance, around)
+            if self.evaluate != "linked":
+                self._summaries.watch_candidate(call_id, instance, inputs, around, trial)
+                return False
+            call = self._starts.candidate(call_id, instance, inputs, around, trial)
             is_left_out = self._begin(call, around, NEW_TRACE)
         except BaseException:
-            if call_id not in self._open_spans:
-                self._open_spans.add(call_id, around)
+            self._stand_in(call_id, around)
             raise
         held = self._open_spans.get(call_id)
         if held is not None and not held.is_dropped:
@@ -300,20 +210,13 @@ class Tracing:
                 trial.record(held.span.trace_id)
         return is_left_out
 
-    def _open_trial(self, call: CallStart, around: OpenCall) -> OpenCall | None:
+    def _open_trial(self, call: CallStart, around: OpenCall) -> None:
         """Open the span of a trial that no event announces; calls of many threads are part of it."""
         kept = self.chain.on_start(call)
-        if kept is None or kept.is_hidden:
-            return None
-        span: Any = self._engine.open(kept, describe_start(kept, self._capture), around.span)
-        span.leave()
-        self._hold(kept, span, around)
-        return self._open_spans.get(call.call_id)
-
-    def _close_trial(self, call: OpenCall, exception: BaseException | None) -> None:
-        if call.start is not None and not self._open_spans.take(call.start.call_id).is_dropped:
-            end = new_call_end(call_id=call.start.call_id, outputs=None, exception=exception)
-            self._finish(call, call.start, end)
+        if kept is not None and not kept.is_hidden:
+            span: Any = self._engine.open(kept, describe_start(kept, self._capture), around.span)
+            span.leave()
+            self._hold(kept, span, around)
 
     def _place(self, around: OpenCall | None) -> tuple[OpenCall | None, Any]:
         """Return the open call that a new one nests in, and the engine's span above it; None leaves that to MLflow.
@@ -359,20 +262,22 @@ class Tracing:
         if call.is_inherited:
             if not call.is_hidden:
                 call.span.detach()
-            return
-        if call.start is None:
+        elif call.start is None:
             call.span.close(_NOTHING)
-            return
+        else:
+            self._end_recorded(call, call.start, outputs, exception)
+
+    def _end_recorded(self, call: OpenCall, start: CallStart, outputs: Any, exception: BaseException | None) -> None:
         try:
             if call.part is not None:
                 self._summarize(call, outputs, exception)
         finally:
             if not call.is_hidden:
                 said = EMPTY if call.at_end is None else call.at_end()
-                end = new_call_end(call_id=call_id, outputs=outputs, exception=exception, attributes=said)
-                self._finish(call, call.start, end)
-        if call.start.kind is CallKind.ADAPTER_PARSE and exception is None:
-            self._note_parsed(call.start)
+                end = new_call_end(call_id=start.call_id, outputs=outputs, exception=exception, attributes=said)
+                self._finish(call, start, end)
+        if start.kind is CallKind.ADAPTER_PARSE and exception is None:
+            self._note_parsed(start)
 
     def _summarize(self, call: OpenCall, outputs: Any, exception: BaseException | None) -> None:
         """Tell the compile or trial that *call* is, or is part of, that it has ended."""
@@ -523,20 +428,6 @@ def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:
     """Return whether an adapter's method calls its own base class's: DSPy then emits the event twice."""
     start = parent.start
     return start is not None and start.kind is kind and start.instance is instance
-
-
-def _root_call_id(call_id: str, parent: OpenCall | None) -> str:
-    return call_id if parent is None or parent.start is None else parent.start.root_call_id
-
-
-def _tags_of(part: Any) -> Mapping[str, str]:
-    """Return the tags of an example's trace that say which trial it is part of, if it is part of one."""
-    return EMPTY if part is None else part.tags()
-
-
-def _is_hidden_entry(call: CallStart | None) -> bool:
-    """Return whether recording was to begin with a call that has no span: then it begins below."""
-    return call is not None and call.is_hidden and call.is_entry
 
 
 def _incomplete(end: CallEnd) -> SpanEnd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from stored import run_of
 from test_evaluate import DEVSET, exact
 from threads import at_once
 
-from dspy_mlflow_callbacks import MlflowCallback, Redactor, TracingConfig, autolog
+from dspy_mlflow_callbacks import MlflowCallback, Redactor, TracingConfig, autolog, optimizer_runs
 
 TESTS = Path(__file__).parent
 
@@ -408,3 +409,112 @@ def test_saved_settings_log_no_runs(traces):
     dspy.configure(callbacks=copies[:1])
     evaluate()
     assert runs(traces) == []
+
+
+def interrupting(at, error):
+    """Return a metric that raises *error* the *at*th time."""
+    calls = itertools.count(1)
+
+    def metric(example, prediction, trace=None):
+        if next(calls) == at:
+            raise error
+        return exact(example, prediction)
+
+    return metric
+
+
+def test_an_interrupted_compile_leaves_what_was_reached(traces):
+    """Ctrl-C in the second evaluation of a compile ends its runs as failed, with what was known and the first score."""
+    autolog(log_compiles=True, log_evals=True, log_traces_from_compile=True)
+    metric = interrupting(len(DEVSET) + 2, KeyboardInterrupt())
+    optimizer = dspy.COPRO(metric=metric, breadth=2, depth=1)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.compile(program(), trainset=DEVSET, eval_kwargs={"num_threads": 1})
+    compiled, first, second = described_in(traces)
+    assert [each["status"] for each in (compiled, first, second)] == ["FAILED", "FINISHED", "FAILED"]
+    assert set(compiled["artifacts"]) == {"initial_model.json", "trainset.json"}
+    assert (compiled["metrics"], first["metrics"], second["metrics"]) == (
+        {"eval": [[0, 75.0]]},
+        {"eval": [[0, 75.0]]},
+        {},
+    )
+    (left,) = [each for trace in traces.all() for each in optimizer_runs(trace)]
+    assert (left.status, [trial.status for trial in left.trials]) == ("ERROR", ["OK", "ERROR"])
+
+
+def dataset_of(examples):
+    return {
+        "digest": examples["digest"],
+        "context": examples["context"],
+        "fields": [(each["name"], each["type"]) for each in examples["schema"]["mlflow_colspec"]],
+        "size": examples["profile"]["num_rows"],
+    }
+
+
+def test_examples_are_datasets_of_runs(traces):
+    """What is compiled and evaluated on is an input of the run: known by its content, with its fields and its size."""
+
+    class Optimizer(dspy.teleprompt.Teleprompter):
+        def compile(self, student, *, trainset, valset, evaluation):
+            evaluation(student, devset=valset)
+            return student
+
+    mixed = [
+        dspy.Example(question="one", number=1, ratio=0.5, sure=True, notes=["a"]).with_inputs("question"),
+        dspy.Example(question="two", number=2, ratio=1.5, sure=False).with_inputs("question"),
+    ]
+    evaluation = dspy.Evaluate(devset=DEVSET, metric=lambda *_: 1.0, num_threads=1)
+    autolog(log_compiles=True, log_evals=True)
+    Optimizer().compile(program(), trainset=mixed, valset=DEVSET, evaluation=evaluation)
+    compiled, evaluated = described_in(traces)
+    trainset, valset = sorted(compiled["datasets"], key=lambda each: each["name"])
+    (devset,) = evaluated["datasets"]
+    assert [each["name"] for each in (trainset, valset, devset)] == ["trainset", "valset", "devset"]
+    assert dataset_of(trainset) == {
+        "digest": trainset["digest"],
+        "context": ["training"],
+        "fields": [
+            ("question", "string"),
+            ("number", "long"),
+            ("ratio", "double"),
+            ("sure", "boolean"),
+            ("notes", "string"),
+        ],
+        "size": 2,
+    }
+    assert (valset["context"], devset["context"]) == (["validation"], ["evaluation"])
+    assert len({each["digest"] for each in (trainset, valset, devset)}) == 2
+    assert valset["digest"] == devset["digest"]
+
+
+def test_an_iterator_of_examples_is_the_programs(traces):
+    """Examples that can be read only once are left to the optimizer."""
+
+    class Optimizer(dspy.teleprompt.Teleprompter):
+        def compile(self, student, *, trainset):
+            self.seen = list(trainset)
+            return student
+
+    autolog(log_compiles=True)
+    optimizer = Optimizer()
+    optimizer.compile(program(), trainset=iter(DEVSET))
+    assert optimizer.seen == DEVSET
+    (run,) = described_in(traces)
+    assert (run["datasets"], "trainset.json" in run["artifacts"]) == ([], False)
+
+
+def test_traces_of_a_compile_belong_to_its_runs(traces):
+    """The optimizer's trace is linked to the compile's run, and those of a trial's examples to the evaluation's."""
+    autolog(log_compiles=True, log_evals=True, log_traces_from_compile=True)
+    copro()
+    stored = mlflow.search_runs(output_format="list", experiment_ids=[traces.experiment_id])
+    names = {run.info.run_id: run.info.run_name for run in stored}
+    (compiled,) = [run.info.run_id for run in stored if "mlflow.parentRunId" not in run.data.tags]
+    linked = {
+        (
+            trace.info.tags.get("dspy.compile.trial"),
+            "the compile" if run_of(trace) == compiled else names[run_of(trace)],
+        )
+        for trace in traces.all()
+    }
+    assert linked == {(None, "the compile"), ("1", "eval_0"), ("2", "eval_1")}

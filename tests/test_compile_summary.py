@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import attrs
 import dspy
 import pytest
@@ -14,7 +12,7 @@ from openai_server import BACKENDS, chat, choice
 from optimizers import OPTIMIZERS, TRAINSET, compiled, copro, exact, simba, student
 from threads import at_once
 
-from dspy_mlflow_callbacks import CallKind, MlflowCallback, attach, dspy_internals, optimizer_runs
+from dspy_mlflow_callbacks import CallKind, MlflowCallback, attach, optimizer_runs
 from dspy_mlflow_callbacks.testing.captured import tree
 
 LABELED = ("LabeledFewShot", [], [])
@@ -427,32 +425,3 @@ def test_an_interrupted_compile_has_what_was_reached(dspy_traces, optimizer, arg
     (this,) = optimizer_runs(dspy_traces.one())
     assert this.spent["trials"]["lm_calls"] == at
     assert [each.status for each in this.trials] == [status for _, _, status, _ in trials]
-
-
-def test_other_threads_are_traced_during_a_compile(dspy_traces):
-    """A program that is called while another thread compiles in summary is a whole trace, and counts to nothing."""
-    compiles, called = threading.Event(), threading.Event()
-
-    def waiting(example, prediction, trace=None):
-        compiles.set()
-        assert called.wait(timeout=60)
-        return True
-
-    def compile_one():
-        with dspy.context(lm=OfflineLM()):
-            dspy.BootstrapFewShot(metric=waiting, max_bootstrapped_demos=1).compile(student(), trainset=TRAINSET)
-
-    def serve():
-        assert compiles.wait(timeout=60)
-        with dspy.context(lm=OfflineLM()):
-            student()(question="why?")
-        called.set()
-
-    with dspy_internals.restored_settings(callbacks=[MlflowCallback(evaluate="off")]):
-        at_once(compile_one, serve)
-    assert sorted(name for trace in dspy_traces.all() for name, *_ in tree(trace)) == [
-        "BootstrapFewShot",
-        "ChainOfThought",
-    ]
-    (this,) = [each for trace in dspy_traces.all() for each in optimizer_runs(trace)]
-    assert this.spent["trials"]["lm_calls"] == 1

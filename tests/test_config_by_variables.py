@@ -67,8 +67,8 @@ SECRET = "ghp_" + "a1B2" * 9  # of GitHub's shape
 
 # What the program stores where no variable is set.
 PLAIN = {
-    "traces": ["Support", "Evaluate", "Example", "BootstrapFewShot"],
-    "kinds": ["adapter_format", "adapter_parse", "compile", "evaluate", "example", "lm", "module"],
+    "traces": ["Support", "Evaluate", "Example", "BootstrapFewShot", "Support"],
+    "kinds": ["adapter_format", "adapter_parse", "compile", "evaluate", "example", "lm", "module", "trial"],
     "modules": ["Support", "Support.solve"],
     "experiments": ["ours"],
     "tags": {},
@@ -103,7 +103,7 @@ RUNS = {
         },
         {
             "traces": ["Support", "BootstrapFewShot"],
-            "kinds": ["compile", "lm", "module"],
+            "kinds": ["compile", "lm", "module", "trial"],
             "experiments": ["theirs"],
             "tags": {"team": "search"},
             "metadata": {"build": "7", "mlflow.trace.session": "s-1", "mlflow.trace.user": "ada"},

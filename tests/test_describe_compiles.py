@@ -48,7 +48,7 @@ def test_candidates_of_a_random_search(dspy_traces):
     assert span.outputs["candidate_scores"] == [candidate["score"] for candidate in compiled.candidate_programs]
     assert span.outputs["candidate_scores"][0] == 100.0
     assert span.outputs["fingerprint"] == program_fingerprint(compiled)
-    evaluations = dspy_traces.spans(kind="evaluate")
+    evaluations = dspy_traces.spans(kind="trial")
     assert len(evaluations) == len(compiled.candidate_programs)
     assert {evaluation.parent_id for evaluation in evaluations} == {span.span_id}
 

@@ -11,8 +11,9 @@ from heard import Heard
 from offline_lm import OfflineLM
 from optimizers import OPTIMIZERS, TRAINSET, compiled, student
 from programs import Program, answering, program_tree
+from threads import at_once
 
-from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks import MlflowCallback, dspy_internals, optimizer_runs
 from dspy_mlflow_callbacks.testing.captured import tree
 
 
@@ -45,14 +46,16 @@ def test_a_compile_that_fails_is_one_failed_trace(dspy_traces):
     def broken(example, prediction, trace=None):
         raise ZeroDivisionError
 
-    with dspy.context(lm=OfflineLM()), pytest.raises(ZeroDivisionError):
+    callbacks = [MlflowCallback(compile="full")]
+    with dspy.context(lm=OfflineLM(), callbacks=callbacks), pytest.raises(ZeroDivisionError):
         dspy.BootstrapFewShot(metric=broken, max_errors=1).compile(student(), trainset=TRAINSET)
     ((name, span_type, status, _),) = dspy_traces.tree()
     assert (name, span_type, status) == ("BootstrapFewShot", "WORKFLOW", "ERROR")
 
 
-def test_a_compile_does_not_stop_tracing_in_other_threads(dspy_traces):
-    """A program called while another thread compiles is a whole trace of its own."""
+@pytest.mark.parametrize("manner", ["full", "summary", "off"])
+def test_a_compile_does_not_stop_tracing_in_other_threads(dspy_traces, manner):
+    """A program called while another thread compiles is a whole trace of its own, and counts to no compile."""
     compiles, called = threading.Event(), threading.Event()
 
     def waiting(example, prediction, trace=None):
@@ -64,13 +67,16 @@ def test_a_compile_does_not_stop_tracing_in_other_threads(dspy_traces):
         with dspy.context(lm=OfflineLM()):
             dspy.BootstrapFewShot(metric=waiting, max_bootstrapped_demos=1).compile(student(), trainset=TRAINSET)
 
-    compiler = threading.Thread(target=compile_one)
-    compiler.start()
-    assert compiles.wait(timeout=60)
-    with dspy.context(lm=answering()):
-        Program()(question="why?")
-    called.set()
-    compiler.join()
-    compile_trace, call_trace = dspy_traces.all()
-    assert [name for name, *_ in tree(compile_trace)] == ["BootstrapFewShot"]
-    assert tree(call_trace) == [program_tree()]
+    def serve():
+        assert compiles.wait(timeout=60)
+        with dspy.context(lm=answering()):
+            Program()(question="why?")
+        called.set()
+
+    with dspy_internals.restored_settings(callbacks=[MlflowCallback(compile=manner, evaluate="off")]):
+        at_once(compile_one, serve)
+    traces = {tree(trace)[0][0]: trace for trace in dspy_traces.all()}
+    assert set(traces) == {"Program"} | ({"BootstrapFewShot"} if manner != "off" else set())
+    assert tree(traces["Program"]) == [program_tree()]
+    spent = [each.spent for each in optimizer_runs(traces.values()) if each.spent]
+    assert [each["trials"]["lm_calls"] for each in spent] == ([1] if manner == "summary" else [])

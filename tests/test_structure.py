@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "peers": {"mlflow_internals", "stats"},
     "optimizing": {"describe", "events"},
     "summaries": {"describe", "dspy_internals", "events", "lm_internals", "optimizing", "spans"},
+    "starts": {"describe", "dspy_internals", "events", "lm_internals", "optimizing", "spans"},
     "tracing": {
         "describe",
         "dspy_internals",
@@ -50,6 +51,7 @@ MAY_IMPORT = {
         "middleware",
         "optimizing",
         "spans",
+        "starts",
         "stats",
         "summaries",
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Protocol
 
 import attrs
@@ -37,13 +37,13 @@ class Group:
         trial: The trial.
         batch: What DSPy runs side by side with the first of the calls; None where it runs alone.
         programs: The programs that were called: the same, or equal copies.
-        call: What is open of the trial; None where it is left out.
+        end: Ends the trial's span, with what was raised.
     """
 
     trial: Trial
     batch: object | None
     programs: list[Any]
-    call: Any
+    end: Callable[[BaseException | None], None]
 
     def is_of(self, program: Any) -> bool:
         """Return whether *program* is one of those that were called."""
@@ -113,10 +113,11 @@ class CompileSummary:
             return MINIBATCH
         return _METRIC_KEYS.get(said.get("metric_key", ""), FULL if size >= least else MINIBATCH)
 
-    def ended_group(self, group: Group) -> None:
-        """Say what a group was, now that all of it has run."""
+    def end_group(self, group: Group, exception: BaseException | None) -> None:
+        """End a group of which all has run, or that *exception* interrupted."""
         is_full = self._trainset is not None and group.trial.examples >= self._trainset
         group.trial.batch = FULL if is_full else MINIBATCH
+        group.end(exception)
 
     def spent_on_trials(self, amount: Amount) -> None:
         """Count what an LM call of a candidate was billed."""

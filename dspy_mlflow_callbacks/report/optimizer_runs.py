@@ -49,7 +49,7 @@ class TrialResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name as JSON values."""
-        return attrs.asdict(self)
+        return attrs.asdict(self, value_serializer=_plain)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +85,11 @@ class OptimizerRun:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name as JSON values, and the number of the best trial."""
         best = None if self.best is None else self.best.index
-        return {**attrs.asdict(self), "best": best}
+        return {**attrs.asdict(self, value_serializer=_plain), "best": best}
+
+
+def _plain(_: object, __: object, value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def optimizer_runs(traces: Trace | str | Iterable[Trace | str]) -> list[OptimizerRun]:

@@ -26,6 +26,7 @@ from dspy_mlflow_callbacks import (
     MlflowCallback,
     ModuleCallback,
     NameFilter,
+    OptimizerRun,
     Payload,
     PayloadLimit,
     PayloadStep,
@@ -40,6 +41,7 @@ from dspy_mlflow_callbacks import (
     Timing,
     TraceComparison,
     TracingConfig,
+    TrialResult,
     VersionComparison,
     autolog,
     compare_traces,
@@ -49,6 +51,7 @@ from dspy_mlflow_callbacks import (
     load_model,
     load_program,
     log_model,
+    optimizer_runs,
     replay,
     save_model,
     save_program,
@@ -126,7 +129,7 @@ options = MlflowCallback(
     redact_patterns=["[0-9]{16}"],
     redact_fields=["ssn"],
     evaluate=False,
-    compile=False,
+    compile="summary",
     engine="recorded",
     tail_sampler=tail_sampler,
     max_queue_traces=1000,
@@ -215,3 +218,6 @@ compare_versions("v1", "v2", resamples=None)  # type: ignore[arg-type]
 diagnosis: Diagnosis = diagnose(answer, timeout_s=5)
 problems: tuple[Finding, ...] = diagnosis.problems
 remedies: list[str] = [each.remedy for each in problems] if not diagnosis.is_healthy else [str(diagnosis.to_dict())]
+optimized: list[OptimizerRun] = optimizer_runs(["tr-1", "tr-2"])
+tried: list[TrialResult] = [trial for run in optimized for trial in (*run.trials, run.best) if trial is not None]
+spent: list[float | None] = [trial.cost_usd for trial in tried]

@@ -1,0 +1,147 @@
+"""What is known of a trial while it runs: its scores, its examples, whether it is on all of them."""
+
+from __future__ import annotations
+
+import math
+
+import dspy
+import pytest
+from offline_lm import OfflineLM
+from optimizers import TRAINSET, avatar, exact, student
+from programs import Echo
+
+from dspy_mlflow_callbacks import MlflowCallback, optimizer_runs
+from dspy_mlflow_callbacks.optimizing import CompileSummary
+from dspy_mlflow_callbacks.optimizing.trials import MAX_EXAMPLE_TRACES
+
+
+def summary(**inputs):
+    return CompileSummary("a call", inputs, None)
+
+
+def said(trial, name):
+    return trial.closing(trial.score).get(name)
+
+
+SCORES = {
+    "nothing": ([], None),
+    "numbers": ([1, 0.5], 75.0),
+    "booleans": ([True, False, False], 33.33),
+    "what is none": (["good", None, 1], 100.0),
+}
+
+
+@pytest.mark.parametrize(("values", "score"), SCORES.values(), ids=SCORES)
+def test_the_score_of_examples_is_their_mean_in_per_cent(values, score):
+    """A trial that no evaluation is scores as one would; what is no number does not count."""
+    trial = summary().new_trial(student())
+    for value in values:
+        trial.scored(value)
+    assert trial.score == score
+
+
+def test_a_score_that_is_no_number_stays_so():
+    """A metric's NaN is recorded as it is."""
+    trial = summary().new_trial(student())
+    trial.scored(math.nan)
+    assert math.isnan(trial.score)
+
+
+def test_a_trial_names_some_traces_of_its_examples():
+    """A trial lists a bounded number of its examples' traces."""
+    trial = summary().new_trial(student())
+    for number in range(MAX_EXAMPLE_TRACES + 1):
+        trial.record(f"tr-{number}")
+    listed = said(trial, "dspy.evaluation.traces")
+    assert (listed.count("tr-"), f"tr-{MAX_EXAMPLE_TRACES}" in listed) == (MAX_EXAMPLE_TRACES, False)
+
+
+BATCHES = {
+    "DSPy says all": ({"trainset": TRAINSET}, 2, {"metric_key": "eval_full"}, "full"),
+    "DSPy says some": ({"trainset": TRAINSET}, 10, {"metric_key": "eval_minibatch"}, "minibatch"),
+    "DSPy logs no part": ({"valset": TRAINSET[:3]}, 3, {"disable_logging": True}, "minibatch"),
+    "another key": ({"valset": TRAINSET[:3]}, 3, {"metric_key": "mine"}, "full"),
+    "the whole valset": ({"trainset": TRAINSET, "valset": TRAINSET[:3]}, 3, None, "full"),
+    "a part of the valset": ({"valset": TRAINSET[:3]}, 2, None, "minibatch"),
+    "no valset": ({"trainset": TRAINSET}, 5, None, "full"),
+    "what has no size": ({"valset": iter(TRAINSET)}, 5, None, "full"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "size", "metadata", "batch"), BATCHES.values(), ids=BATCHES)
+def test_whether_an_evaluation_is_on_all_examples(inputs, size, metadata, batch):
+    """An evaluation is on all examples if DSPy says so, or by the sizes of the datasets."""
+    assert summary(**inputs).evaluates(student(), TRAINSET[:size], metadata).batch == batch
+
+
+def test_smaller_devsets_are_minibatches():
+    """Without a valset, an evaluation on fewer examples than another one of the same compile is on a part."""
+    compile_ = summary(trainset=TRAINSET)
+    batches = [compile_.evaluates(student(), TRAINSET[:size], None).batch for size in (8, 4, 8)]
+    assert batches == ["full", "minibatch", "full"]
+
+
+def test_what_is_no_program_of_dspys_is_tried_too(dspy_traces):
+    """An optimizer may evaluate any callable: its trial has a score, and neither instructions nor a fingerprint."""
+
+    class Optimizer(dspy.teleprompt.Teleprompter):
+        def compile(self, student, *, trainset):
+            evaluate = dspy.Evaluate(devset=trainset, metric=exact, num_threads=1)
+            evaluate(max_answer)
+            return student
+
+    def max_answer(question):
+        return dspy.Prediction(answer="some answer")
+
+    with dspy.context(callbacks=[MlflowCallback(evaluate="off")]):
+        Optimizer().compile("no program", trainset=TRAINSET)
+    (run,) = optimizer_runs(dspy_traces.one())
+    (trial,) = run.trials
+    assert (trial.score, trial.fingerprint, trial.instructions, trial.demos) == (50.0, None, "", {})
+
+
+def test_an_lm_that_raises_is_no_cost(dspy_traces):
+    """A call of an LM that raised before anybody answered is not counted."""
+
+    class Raising(OfflineLM):
+        def _use_example(self, messages):
+            raise ConnectionError
+
+    with dspy.context(lm=Raising(), callbacks=[MlflowCallback(evaluate="off")]):
+        dspy.BootstrapFewShot(metric=exact, max_labeled_demos=0).compile(student(), trainset=TRAINSET[:2])
+    (run,) = optimizer_runs(dspy_traces.one())
+    assert [(trial.examples, trial.lm_calls, trial.score) for trial in run.trials] == [(2, 0, None)]
+
+
+def test_an_avatars_threads_are_heard_where_only_they_are_asked_for(dspy_traces):
+    """The threads of `AvatarOptimizer`, which see no `dspy.context`, are heard by the callback of one."""
+    with dspy.context(lm=OfflineLM(), callbacks=[MlflowCallback(evaluate="off")]):
+        avatar()
+    (run,) = optimizer_runs(dspy_traces.one())
+    assert [(trial.examples, trial.lm_calls) for trial in run.trials] == [(10, 10)] * 2
+
+
+@pytest.mark.parametrize(("return_outputs", "result"), [(True, (TRAINSET[0], None, 0)), (False, 0)])
+def test_an_avatars_example_alone(dspy_traces, return_outputs, result):
+    """An example that is run by hand, outside a compile, gives what it gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dspy, "TypedPredictor", dspy.Predict, raising=False)
+        optimizer = dspy.AvatarOptimizer(metric=exact)
+    MlflowCallback()  # whose wrapper it goes through
+    assert optimizer.process_example(Echo(), TRAINSET[0], return_outputs) == result  # a text has no answer
+
+
+@pytest.mark.warns
+def test_a_score_that_cannot_be_read_costs_nothing(dspy_traces, warned):
+    """Where what a metric returns breaks when it is read, the trial has no score, and the optimizer goes on."""
+
+    class Odd(int):
+        def __float__(self):
+            raise ZeroDivisionError
+
+    optimizer = dspy.BootstrapFewShot(metric=lambda *_: Odd(1), max_bootstrapped_demos=1, max_labeled_demos=0)
+    with dspy.context(lm=OfflineLM(), callbacks=[MlflowCallback(evaluate="off")]):
+        assert optimizer.compile(student(), trainset=TRAINSET).predict.demos
+    (run,) = optimizer_runs(dspy_traces.one())
+    assert [(trial.examples, trial.score) for trial in run.trials] == [(1, None)]
+    assert warned.messages == ["The score of an optimizer's example is not known."]
