@@ -32,6 +32,7 @@ PARTS = {
     "scaling": "How cost grows",
     "latency": "Until a trace can be read",
     "compare": "Comparing two versions",
+    "spool": "Writing to the spool",
 }
 
 
