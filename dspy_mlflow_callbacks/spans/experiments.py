@@ -11,7 +11,7 @@ import mlflow
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.background import STORE_SECONDS, Search, StoreUnavailableError
 from dspy_mlflow_callbacks.export.errors import StoreAwayError, failure
-from dspy_mlflow_callbacks.export.experiments import find, to_be_found
+from dspy_mlflow_callbacks.export.experiments import DeletedExperimentError, find, is_to_be_found, to_be_found
 from dspy_mlflow_callbacks.stats import without_credentials
 
 _MAX_REASON_CHARACTERS = 300
@@ -27,18 +27,21 @@ class ExperimentError(Exception):
 
     Attributes:
         later: What stands in place of its id until the store, which is away, can say; None where it has said no.
+            Of an id MLflow says that it does not exist, whatever the server answered: there the trace's delivery tells.
     """
 
     def __init__(self, experiment: str, reason: Exception, later: str | None = None) -> None:
-        self.later = later if _is_away(reason) else None
+        self.later = later if later is not None and _may_come(reason, later) else None
         short = without_credentials(str(reason)).strip().partition("\n")[0][:_MAX_REASON_CHARACTERS]
         super().__init__(f"Traces for {experiment} are not stored: {short or type(reason).__name__}")
 
 
-def _is_away(reason: Exception) -> bool:
+def _may_come(reason: Exception, later: str) -> bool:
     if not mlflow.get_tracking_uri().startswith(("http://", "https://")):
         return False  # a database that is not there when a program begins will hardly come
-    return isinstance(reason, StoreUnavailableError) or isinstance(failure(reason), StoreAwayError)
+    if not is_to_be_found(later) or isinstance(reason, StoreUnavailableError):
+        return True
+    return not isinstance(reason, DeletedExperimentError) and isinstance(failure(reason), StoreAwayError)
 
 
 class _Lookup:

@@ -20,6 +20,7 @@ from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
 from dspy_mlflow_callbacks.export.spool_flush import flush
 from dspy_mlflow_callbacks.export.waiting import Destination
+from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 
 CALLS = 30
 QUESTIONS = [f"What is {number}?" for number in range(CALLS)]
@@ -53,6 +54,10 @@ class Place:
         """Return the answers of the program, and its callback."""
         self.monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", self.stored_at.experiment_id)
         mlflow.set_tracking_uri(self.uri)
+        if self.proxy is not None:  # where the experiment is known, a first call does not wait for the store
+            mode, self.proxy.mode = self.proxy.mode, "pass"
+            ChosenExperiment(None).id(None)
+            self.proxy.mode = mode
         callback = MlflowCallback(engine="recorded", spool_dir=self.folder, **options)
         return answers_of([callback], during), callback
 
