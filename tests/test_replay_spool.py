@@ -19,7 +19,10 @@ from dspy_mlflow_callbacks.replaying import ReplayError
 
 pytestmark = [pytest.mark.engine("auto"), pytest.mark.warns, needs_engines]
 
-PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 class Looks(dspy.Module):
@@ -94,12 +97,12 @@ def test_a_spool_that_cannot_be_read_has_nothing(there, tmp_path):
         replay(there[0], Looks(), spool_dir=tmp_path)
 
 
-def test_a_trace_whose_root_is_missing_is_none(spooled):
-    """A trace of which only a part waits is not taken for the trace."""
+def test_a_spooled_trace_is_read_whole(spooled):
+    """A trace that waits is read as MLflow has it, with its binary content; an id that does not wait is none."""
     trace_id, folder, _ = spooled
     found = spooled_traces.find(trace_id, SpoolSettings(folder=str(folder)))
     assert (found.trace.info.trace_id, found.trace.info.state.value) == (trace_id, "OK")
-    assert len(found.attachments) == 1
+    assert {each.content_type for each in found.attachments.values()} == {"image/png"}
     assert spooled_traces.find("tr-none", SpoolSettings(folder=str(folder))) is None
 
 
