@@ -19,7 +19,8 @@ from dspy_mlflow_callbacks.testing.captured import CapturedTraces
 def capture_traces(folder: Path) -> Iterator[CapturedTraces]:
     """Trace every DSPy program that runs inside into a SQLite store in *folder*.
 
-    Meanwhile an `MlflowCallback` with all options at their defaults, whatever the environment says, stands in for
+    Meanwhile an `MlflowCallback` with all options at their defaults, but without a spool, whatever the environment says,
+    stands in for
     callbacks of this package that were configured; other callbacks stay. Afterwards DSPy's settings and MLflow's store,
     experiment, destination and environment are as before.
 
@@ -31,6 +32,6 @@ def capture_traces(folder: Path) -> Iterator[CapturedTraces]:
     others = [each for each in dspy.settings.get("callbacks", []) if not isinstance(each, TracingCallback)]
     with (
         mlflow_internals.store_of_its_own(f"sqlite:///{folder / 'mlflow.db'}", name, folder / name) as experiment_id,
-        dspy_internals.restored_settings(callbacks=[*others, MlflowCallback(config=TracingConfig())]),
+        dspy_internals.restored_settings(callbacks=[*others, MlflowCallback(config=TracingConfig(spool_dir=""))]),
     ):
         yield CapturedTraces(experiment_id)

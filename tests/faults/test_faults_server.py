@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import attrs
 import dspy
 import mlflow
 import pytest
@@ -164,11 +165,15 @@ def test_an_experiment_that_is_deleted_in_mid_run(place):
 
 
 def test_a_server_that_is_absent_at_first(bare_place):
-    """A program that begins before its server is there has all its traces stored when it comes."""
-    answers, callback = bare_place.run()
+    """A program that begins before its server is there has all its traces stored when it comes, in its experiment."""
+    answers, callback = bare_place.run(experiment="late")
     wait_until(lambda: EXPORTER.queued == 0)
     bare_place.server.start()
     try:
+        client = mlflow.MlflowClient(bare_place.uri)
+        wait_until(lambda: client.get_experiment_by_name("late"))
+        found = client.get_experiment_by_name("late").experiment_id
+        bare_place.stored_at = attrs.evolve(bare_place.stored_at, experiment_id=found)
         bare_place.check(answers, callback)
     finally:
         bare_place.server.stop()
