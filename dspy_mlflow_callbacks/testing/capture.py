@@ -19,10 +19,9 @@ from dspy_mlflow_callbacks.testing.captured import CapturedTraces
 def capture_traces(folder: Path) -> Iterator[CapturedTraces]:
     """Trace every DSPy program that runs inside into a SQLite store in *folder*.
 
-    Meanwhile an `MlflowCallback` with all options at their defaults, but without a spool, whatever the environment says,
-    stands in for
-    callbacks of this package that were configured; other callbacks stay. Afterwards DSPy's settings and MLflow's store,
-    experiment, destination and environment are as before.
+    Meanwhile an `MlflowCallback` with all options at their defaults but without a spool, whatever the environment says,
+    stands in for callbacks of this package that were configured; other callbacks stay. Afterwards DSPy's settings and
+    MLflow's store, experiment, destination and environment are as before.
 
     Args:
         folder: Where the store `mlflow.db` and its artifacts are; used again it is set up already.
