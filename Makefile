@@ -1,4 +1,4 @@
-# demo, test, test-native, test-processes, lint, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
+# demo, test, test-native, test-processes, test-faults, lint, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -50,6 +50,11 @@ test-native: $(VENV)/.dev
 # What needs fresh interpreters and servers.
 test-processes: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/processes -n 2 --dist loadfile --timeout 300
+
+# Servers that fail, programs that are killed, disks that take no more.
+.PHONY: test-faults
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/faults -n 2 --dist loadfile --timeout 300
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

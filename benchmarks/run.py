@@ -33,6 +33,7 @@ PARTS = {
     "latency": "Until a trace can be read",
     "compare": "Comparing two versions",
     "evaluate": "An evaluation",
+    "spool": "Writing to the spool",
 }
 
 

@@ -124,6 +124,14 @@ def test_evaluate(run):
     assert rows == ["", "---", no_op, ours, nested]
 
 
+def test_spool(run):
+    """Writing to the spool has a row for each way to do it, with and without waiting for the disk."""
+    section, rows = run("spool", "--batches=1")
+    ways = ["one at a time", "in batches of 100, as when a store is away"]
+    assert [row["form"] for row in section["rows"]][:2] == ways
+    assert len(rows) == 2 + len(section["rows"]) == 8
+
+
 def test_a_run_of_one_part_leaves_the_others(tmp_path, run):
     """What a run measures takes the place of the part's older figures, and of no other part's."""
     (tmp_path / "short.json").write_text(json.dumps({"parts": OLDER, "load": OLDER}))

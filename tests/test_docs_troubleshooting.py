@@ -245,6 +245,7 @@ STORE_CAUSES = [
     "another store",
     "another experiment",
     "the process ended before they were stored",
+    "they wait in the spool",
     "the store cannot be reached",
 ]
 

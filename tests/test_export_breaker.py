@@ -50,7 +50,7 @@ def test_after_three_failures_it_is_open_and_asks_with_one_trace(route):
 def test_what_the_store_asks_for_is_honoured(route, hurried):
     """A store that says when to come again is not asked before, not even at the end, but for a limit."""
     route.fail(retry_after_s=45.0)
-    assert route.due_in(hurried=hurried) == 45.0
+    assert (route.due_in(hurried=hurried), route.is_open, route.most) == (45.0, True, 1)
     route._clock.now += 45.0
     assert route.due_in(hurried=hurried) == 0.0
     route.fail(retry_after_s=1e9)

@@ -29,6 +29,7 @@ class Buffer:
         self._waiting: deque[Entry] = deque()
         self._held: dict[int, Entry] = {}
         self._awaited = NEVER  # how many must wait before the worker is woken
+        self._is_nudged = False
         self._in_a_hurry = 0
         self._limits = Limits()  # of the last trace
         self._had_enough = -1  # how many had left when somebody last waited for room in vain
@@ -99,9 +100,18 @@ class Buffer:
             self._awaited = awaited
             self._arrived.wait_for(lambda: self._is_worth_waking(awaited, patiently=patiently), timeout_s)
             self._awaited = NEVER
+            self._is_nudged = False
 
     def _is_worth_waking(self, awaited: int, *, patiently: bool) -> bool:
-        return self.is_closed or len(self._waiting) >= awaited or (self.is_hurried and not patiently)
+        if self.is_closed or self._is_nudged:
+            return True
+        return len(self._waiting) >= awaited or (self.is_hurried and not patiently)
+
+    def nudge(self) -> None:
+        """Wake the worker: there is something to do elsewhere."""
+        with self._lock:
+            self._is_nudged = True
+            self._arrived.notify_all()
 
     def leave(self, entry: Entry) -> bool:
         """Let a trace go; return False if it is gone already."""

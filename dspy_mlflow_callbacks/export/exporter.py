@@ -107,7 +107,11 @@ class Exporter:
     def _admit(self, entry: Entry, limits: Limits) -> None:
         """Let a trace that is held wait: for the worker, or, where there is no room, in the spool."""
         if self._buffer.is_full(limits):
-            if not self._outcomes.prepare(entry) or self._outcomes.keep([entry], limits.max_block_s):
+            if not self._outcomes.prepare(entry):
+                return
+            if self._outcomes.keep([entry], limits.max_block_s):
+                self._start()
+                self._buffer.nudge()
                 return
             if not self._buffer.gets_room(limits):
                 self._outcomes.gives_up(entry)

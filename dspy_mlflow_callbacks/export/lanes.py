@@ -18,6 +18,7 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _HURRIED_PAUSE_SECONDS = 0.5
 _MOST_DOUBLINGS = 10
 _MOST_PATIENCE_SECONDS = 600.0
+_LONG_PATIENCE_SECONDS = 5.0
 
 FAILURES_UNTIL_OPEN = 3
 """After how many failures in a row a store is away: then it is asked with one trace, and the others wait elsewhere."""
@@ -51,7 +52,7 @@ class Route:
     @property
     def is_open(self) -> bool:
         """Whether the store is away, and not only for a moment."""
-        return self.failures >= FAILURES_UNTIL_OPEN
+        return self.failures >= FAILURES_UNTIL_OPEN or self._patience >= _LONG_PATIENCE_SECONDS
 
     def fail(self, retry_after_s: float = 0.0) -> None:
         """Note that the store is away: each time it is left alone for twice as long, less a random part.

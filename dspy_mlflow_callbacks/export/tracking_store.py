@@ -8,7 +8,8 @@ from typing import Any
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export import feedback
 from dspy_mlflow_callbacks.export.batch import Batch
-from dspy_mlflow_callbacks.export.errors import StoreAwayError, failure
+from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError, failure
+from dspy_mlflow_callbacks.export.experiments import with_experiment
 from dspy_mlflow_callbacks.export.packing import is_server, request_of, spans_to_write
 from dspy_mlflow_callbacks.export.waiting import Destination, Prepared
 from dspy_mlflow_callbacks.stats import WarnOnce
@@ -28,13 +29,19 @@ def deliver(batch: Batch) -> None:
     """
     write = _to_server if is_server(batch.destination) else _to_database
     try:
-        internals.in_workspace(batch.destination.workspace, write, batch)
+        internals.in_workspace(batch.destination.workspace, _write, write, batch)
+    except RefusedError as error:
+        reason: Exception = error
     except Exception as error:  # noqa: BLE001  (whatever a store raises)
         reason = failure(error)
     else:
         return
     # Outside: MLflow's errors hold frames and credentials.
     raise reason
+
+
+def _write(write: Callable[[Batch], None], batch: Batch) -> None:
+    write(with_experiment(batch))
 
 
 def _to_database(batch: Batch) -> None:

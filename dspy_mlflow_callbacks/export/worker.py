@@ -63,6 +63,8 @@ class Worker:
 
     def wait_until_idle(self, timeout_s: float) -> None:
         """Wait until nothing can be done but to wait, for spooled traces as well."""
+        self._is_idle.clear()
+        self._buffer.nudge()
         self._is_idle.wait(timeout_s)
 
     def _run(self) -> None:

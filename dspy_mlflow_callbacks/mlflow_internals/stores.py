@@ -126,6 +126,16 @@ def post_spans(uri: str, experiment_id: str, run_id: str | None, request: bytes)
     ask(uri, OTLP_TRACES_PATH, "POST", extra_headers=headers, data=request)
 
 
+def reach(uri: str) -> None:
+    """Ask a tracking server once whether it is there; an SQL store is.
+
+    Raises:
+        ServerError: if it is not.
+    """
+    if uri.startswith(("http://", "https://")):
+        _request(uri, "/version", "GET")
+
+
 def links_runs(uri: str) -> bool:
     """Return whether a tracking server links the traces of an OTLP request to a run: since MLflow 3.14."""
     if uri not in _VERSIONS:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import mlflow
-from mlflow.entities import LifecycleStage
-from mlflow.exceptions import MlflowException
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
-from dspy_mlflow_callbacks.background import STORE_SECONDS, Search
+from dspy_mlflow_callbacks.background import STORE_SECONDS, Search, StoreUnavailableError
+from dspy_mlflow_callbacks.export.errors import StoreAwayError, failure
+from dspy_mlflow_callbacks.export.experiments import DeletedExperimentError, find, is_to_be_found, to_be_found
 from dspy_mlflow_callbacks.stats import without_credentials
 
 _MAX_REASON_CHARACTERS = 300
@@ -24,11 +24,24 @@ class ExperimentError(Exception):
     """The experiment of a trace cannot be had, and where the trace should go is not known.
 
     The message says which experiment and why. It has no cause: MLflow's errors show credentials of the store's address.
+
+    Attributes:
+        later: What stands in place of its id until the store, which is away, can say; None where it has said no.
+            Of an id MLflow says that it does not exist, whatever the server answered: there the trace's delivery tells.
     """
 
-    def __init__(self, experiment: str, reason: object) -> None:
+    def __init__(self, experiment: str, reason: Exception, later: str | None = None) -> None:
+        self.later = later if later is not None and _may_come(reason, later) else None
         short = without_credentials(str(reason)).strip().partition("\n")[0][:_MAX_REASON_CHARACTERS]
         super().__init__(f"Traces for {experiment} are not stored: {short or type(reason).__name__}")
+
+
+def _may_come(reason: Exception, later: str) -> bool:
+    if not mlflow.get_tracking_uri().startswith(("http://", "https://")):
+        return False  # a database that is not there when a program begins will hardly come
+    if not is_to_be_found(later) or isinstance(reason, StoreUnavailableError):
+        return True
+    return not isinstance(reason, DeletedExperimentError) and isinstance(failure(reason), StoreAwayError)
 
 
 class _Lookup:
@@ -58,12 +71,14 @@ class SoughtExperiment:
     Args:
         said: How a message names it.
         find: Asks the store for its id.
+        later: What stands in place of its id while the store is away.
         seconds: How long the store may hold up who asks.
     """
 
-    def __init__(self, said: str, find: Callable[[], str], seconds: float = STORE_SECONDS) -> None:
+    def __init__(self, said: str, find: Callable[[], str], later: str, seconds: float = STORE_SECONDS) -> None:
         self._said = said
         self._find = find
+        self._later = later
         self._ids = _Lookup(seconds)
 
     def id(self) -> str:
@@ -76,7 +91,7 @@ class SoughtExperiment:
             return self._ids("", self._find)
         except Exception as error:  # noqa: BLE001  (whatever a store raises)
             reason = error
-        raise ExperimentError(self._said, reason)
+        raise ExperimentError(self._said, reason, self._later)
 
 
 class Experiment(SoughtExperiment):
@@ -90,7 +105,12 @@ class Experiment(SoughtExperiment):
     """
 
     def __init__(self, name_or_id: str, *, seconds: float = STORE_SECONDS) -> None:
-        super().__init__(f"the experiment {name_or_id!r}", functools.partial(_find, name_or_id), seconds)
+        super().__init__(
+            f"the experiment {name_or_id!r}",
+            lambda: find(mlflow.get_tracking_uri(), name_or_id),
+            to_be_found(name_or_id),
+            seconds,
+        )
 
 
 class ChosenExperiment:
@@ -136,30 +156,8 @@ def experiment_of_variables(name: str | None, experiment_id: str | None) -> Soug
     """Return the experiment that MLflow's variables say, and for which MLflow would ask its store at every trace."""
     said = {"MLFLOW_EXPERIMENT_NAME": name, "MLFLOW_EXPERIMENT_ID": experiment_id}
     variables = " and ".join(f"{variable}={value}" for variable, value in said.items() if value)
-    return SoughtExperiment(f"the experiment of {variables}", lambda: str(internals.active_experiment_id()))
-
-
-def _find(name_or_id: str) -> str:
-    client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(name_or_id)
-    if found is None and name_or_id.isdecimal():
-        found = client.get_experiment(name_or_id)
-    if found is None:
-        found = _create(client, name_or_id)
-    if found.lifecycle_stage != LifecycleStage.ACTIVE:
-        message = f"it is deleted; `mlflow experiments restore -x {found.experiment_id}` brings it back"
-        raise MlflowException(message)
-    return str(found.experiment_id)
-
-
-def _create(client: mlflow.MlflowClient, name: str) -> mlflow.entities.Experiment:
-    try:
-        return client.get_experiment(client.create_experiment(name))
-    except MlflowException:
-        found = client.get_experiment_by_name(name)  # another thread or process was faster
-        if found is None:
-            raise
-        return found
+    later = experiment_id or to_be_found(str(name))
+    return SoughtExperiment(f"the experiment of {variables}", lambda: str(internals.active_experiment_id()), later)
 
 
 class ExperimentNames:

@@ -17,7 +17,7 @@ from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, SpanEnd, SpanEvent, SpanStart
 from dspy_mlflow_callbacks.spans.around import detached, is_users_span_within
 from dspy_mlflow_callbacks.spans.attributes import has_binary, opening_attributes
-from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
+from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment, ExperimentError
 from dspy_mlflow_callbacks.spans.foreign_traces import ForeignTrace
 from dspy_mlflow_callbacks.spans.light_spans import LightSpan
 from dspy_mlflow_callbacks.spans.long_traces import LongTraces
@@ -256,7 +256,12 @@ class RecordedEngine:
         return span
 
     def _experiment_id(self, run: Any) -> str:
-        return self._experiment.id(run) or str(internals.active_experiment_id())
+        try:
+            return self._experiment.id(run) or str(internals.active_experiment_id())
+        except ExperimentError as error:
+            if error.later is None:
+                raise
+            return error.later  # the store is asked when the trace is delivered
 
 
 def _span_id(call_id: str) -> int:

@@ -20,9 +20,9 @@ from dspy_mlflow_callbacks.testing.captured import CapturedTraces
 def capture_traces(folder: Path | None = None) -> Iterator[CapturedTraces]:
     """Trace every DSPy program that runs inside into memory, or into a SQLite store in *folder*.
 
-    Meanwhile an `MlflowCallback` with all options at their defaults, whatever the environment says, stands in for
-    callbacks of this package that were configured; other callbacks stay. Afterwards DSPy's settings and MLflow's store,
-    experiment, destination and environment are as before.
+    Meanwhile an `MlflowCallback` with all options at their defaults but without a spool, whatever the environment says,
+    stands in for callbacks of this package that were configured; other callbacks stay. Afterwards DSPy's settings and
+    MLflow's store, experiment, destination and environment are as before.
 
     In memory MLflow's store answers all that is asked of traces, but for filters over spans and feedback; what else is
     asked of it (runs, models, further experiments) it keeps in a temporary folder until the end.
@@ -32,7 +32,7 @@ def capture_traces(folder: Path | None = None) -> Iterator[CapturedTraces]:
     """
     with (
         _store(folder) as experiment_id,
-        dspy_internals.restored_settings(callbacks=[*_others(), MlflowCallback(config=TracingConfig())]),
+        dspy_internals.restored_settings(callbacks=[*_others(), MlflowCallback(config=TracingConfig(spool_dir=""))]),
     ):
         yield CapturedTraces(experiment_id)
 

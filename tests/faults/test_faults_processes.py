@@ -1,0 +1,157 @@
+"""Programs that are killed, many on one spool, and disks that take no more: no ended trace is uncounted."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import dspy
+import mlflow
+import pytest
+from ended import stored_ids
+from faulty_proxy import FaultyProxy
+from offline_lm import OfflineLM
+from programs import Program
+from spooled_traces import status_of, waiting_ids
+
+from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
+from dspy_mlflow_callbacks.export.spool_flush import flush
+from dspy_mlflow_callbacks.export.waiting import Destination
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def database(tmp_path):
+    """Return a destination in a database of the test's own."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment("lives"))
+
+
+def live(destination, folder, *, options=None, **said):
+    """Run the program of many lives, and return what each life said."""
+    said = {
+        "seed": 7,
+        "rounds": 1,
+        "at_once": 1,
+        "threads": 2,
+        "calls": 20,
+        "exit_s": 10.0,
+        "kill_within_s": 0.0,
+        "options": {"spool_dir": str(folder), **(options or {})},
+        **said,
+    }
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "forking.py", json.dumps(said)],
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": destination.tracking_uri,
+            "MLFLOW_EXPERIMENT_ID": destination.experiment_id,
+            "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "true",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def ended(lives):
+    return [line["id"] for life in lives for line in life if "id" in line]
+
+
+def counts(lives):
+    return sum((Counter(line) for life in lives for line in life if "id" not in line), Counter())
+
+
+def answers(lives):
+    return sorted(line["answer"] for life in lives for line in life if "id" in line)
+
+
+def expected_answers(threads, calls, times=1):
+    with dspy.context(lm=OfflineLM()):
+        return sorted(
+            [Program()(question=f"{name} {number}").answer for name in range(threads) for number in range(calls)]
+            * times
+        )
+
+
+def test_a_program_that_is_killed_50_times_loses_no_ended_trace(database, folder):
+    """With `durable`, each trace whose call had ended when the program was killed is stored exactly once."""
+    lives = live(database, folder, options={"durable": True}, rounds=50, threads=4, calls=10_000, kill_within_s=1.6)
+    settings = SpoolSettings(folder=str(folder))
+    flush(settings)
+    stored, known = stored_ids(database), ended(lives)
+    assert len(lives) == 50
+    assert len(known) > 500
+    assert set(known) - set(stored) == set()
+    assert len(stored) == len(set(stored))
+    # Killed between a trace's end and the word of it: at most one for each thread of each life.
+    assert len(set(stored) - set(known)) <= 50 * 4
+    assert status_of(folder).traces == status_of(folder).dropped == 0
+
+
+def test_24_programs_share_a_spool(server, experiment_id, folder):
+    """Traces of 24 programs whose server is away are all in the spool, and 24 others deliver each of them once."""
+    proxy = FaultyProxy(server.port)
+    proxy.mode = "reset"
+    there = Destination(tracking_uri=proxy.uri, experiment_id=experiment_id)
+    first = live(there, folder, at_once=24, threads=1, calls=15, exit_s=60.0)
+    assert counts(first) == {"stored": 0, "spooled": 24 * 15, "lost": 0, "dead_lettered": 0}
+    assert sorted(waiting_ids(folder)) == sorted(ended(first))
+    proxy.mode = "pass"
+    second = live(there, folder, at_once=24, threads=1, calls=1, exit_s=60.0)
+    flush(SpoolSettings(folder=str(folder)))
+    stored = stored_ids(Destination(tracking_uri=server.uri, experiment_id=experiment_id))
+    assert stored == sorted([*ended(first), *ended(second)])
+    assert status_of(folder).traces == 0
+    assert answers(first) == expected_answers(1, 15, 24)
+    proxy.close()
+
+
+def test_a_full_disk(server, experiment_id, folder):
+    """Where the spool's file may not grow, what is in it is kept, the rest is lost and counted, and calls go on."""
+    proxy = FaultyProxy(server.port)
+    proxy.mode = "reset"
+    there = Destination(tracking_uri=proxy.uri, experiment_id=experiment_id)
+    lives = live(there, folder, calls=60, exit_s=3.0, most_file_bytes=200_000)
+    counted = counts(lives)
+    assert counted["spooled"] + counted["lost"] == 120
+    assert counted["lost"] > 0
+    assert len(waiting_ids(folder)) == counted["spooled"]
+    assert answers(lives) == expected_answers(2, 60)
+    proxy.close()
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_spool_that_cannot_be_written(database, tmp_path, durable):
+    """Where a file stands in the folder's place, traces are stored from memory, as without a spool."""
+    (tmp_path / "file").write_text("")
+    lives = live(database, tmp_path / "file", options={"durable": durable}, exit_s=60.0)
+    assert counts(lives) == {"stored": 40, "spooled": 0, "lost": 0, "dead_lettered": 0}
+    assert stored_ids(database) == sorted(ended(lives))
+    assert answers(lives) == expected_answers(2, 20)
+
+
+def test_a_database_that_is_locked(database, folder):
+    """While another program locks the database traces go to the spool, and are stored when it lets go."""
+    with closing(sqlite3.connect(database.tracking_uri.removeprefix("sqlite:///"))) as locking:
+        locking.execute("BEGIN EXCLUSIVE")
+        lives = live(database, folder, exit_s=3.0)
+        locking.rollback()
+    assert counts(lives) == {"stored": 0, "spooled": 40, "lost": 0, "dead_lettered": 0}
+    assert flush(SpoolSettings(folder=str(folder))) == 40
+    assert stored_ids(database) == sorted(ended(lives))
