@@ -14,7 +14,6 @@ from expected import bare
 from programs import Echo, Runs
 
 from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
-from dspy_mlflow_callbacks.spans.long_traces import LongTraces
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
 from dspy_mlflow_callbacks.spans.silence import _QuietTrace
 
@@ -156,17 +155,3 @@ def test_an_end_and_giving_up_at_once_close_a_call_once(dspy_traces):
     (call,) = [OpenCall("id", object(), None, None, OPEN_SPANS.take("unknown").trace)]
     OPEN_SPANS._calls["id"] = call  # as when another thread has taken it out of its trace just now
     assert OPEN_SPANS.take("id").call_id is None
-
-
-@pytest.mark.warns
-def test_a_call_that_cannot_be_closed_is_said(warned):
-    """What goes wrong while looking after open calls is said once, and the thread goes on."""
-
-    class Failing:
-        def look(self):
-            raise RuntimeError("the user's redactor")
-
-    watch = LongTraces(lambda: [Failing()], "A call that may never end could not be closed")
-    watch._look_at(Failing())
-    watch._look_at(Failing())
-    assert warned.messages == ['A call that may never end could not be closed: RuntimeError("the user\'s redactor")']

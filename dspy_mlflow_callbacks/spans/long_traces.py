@@ -26,16 +26,10 @@ class LongTraces:
 
     Args:
         open_traces: Returns the traces that are open.
-        failure: What is logged, before the error, where looking failed.
     """
 
-    def __init__(
-        self,
-        open_traces: Callable[[], Iterable[Long]],
-        failure: str = "What has ended of a long trace is stored with the rest of it",
-    ) -> None:
+    def __init__(self, open_traces: Callable[[], Iterable[Long]]) -> None:
         self._open_traces = open_traces
-        self._failure = failure
         self._warn = WarnOnce()
         self._begin()
         os.register_at_fork(after_in_child=self._begin)
@@ -66,4 +60,5 @@ class LongTraces:
         try:
             trace.look()
         except Exception as error:  # noqa: BLE001  (the thread goes on)
-            self._warn(type(error), f"{self._failure}: {error!r}", error)
+            message = f"A trace that is open for long could not be stored so far, or given up: {error!r}"
+            self._warn(type(error), message, error)
