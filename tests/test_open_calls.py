@@ -121,6 +121,20 @@ def test_a_dropped_call_that_hangs_is_forgotten(dspy_traces, hanging):
     assert dspy_traces.tree() == [bare("Echo")]
 
 
+@pytest.mark.engine("native")
+def test_a_call_that_mlflow_drops_and_that_hangs_is_forgotten(dspy_traces, hanging, monkeypatch):
+    """What MLflow's own sampling drops is not held for ever either."""
+    monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
+    mlflow.tracing.reset()
+    callback = MlflowCallback(max_silent_s=0.2, engine="native")
+    thread = in_thread(hanging, callback)
+    wait_until(lambda: callback.stats().dropped == 1)
+    wait_until(lambda: callback.stats().open == 0)
+    hanging.may_go_on.set()
+    thread.join()
+    assert (dspy_traces.all(), callback.stats().failed) == ([], 0)
+
+
 @pytest.mark.parametrize("middleware", [[], [RatioSampler(0)]], ids=["recorded", "sampled out"])
 def test_thousands_of_calls_that_never_end_are_forgotten(dspy_traces, monkeypatch, middleware):
     """Coroutines that nobody goes on with hold no call, and no more of ours than a bounded number of ids."""
