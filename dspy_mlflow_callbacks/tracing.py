@@ -405,8 +405,8 @@ class Tracing:
 
     def give_up_dropped(self, call: OpenCall) -> None:
         """Forget a dropped call, whose end may never come."""
-        if self._open_spans.abandon_dropped(call):
-            call.span.close(_NOTHING)
+        self._open_spans.abandon_dropped(call)
+        call.span.give_up()
 
     def _close_abandoned(self, trace: TraceCalls, end: SpanEnd) -> None:
         """Close what is still open of a trace."""

@@ -558,6 +558,7 @@ def test_the_counts(run, engine):
         "started": 6,
         "ended": 6,
         "dropped": 0,
+        "abandoned": 0,
         "failed": 0,
         "stored": 0 if engine == "native" else 1,
         "lost": 0,

@@ -14,7 +14,6 @@ from expected import bare
 from programs import Echo, Runs
 
 from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
-from dspy_mlflow_callbacks.spans.long_traces import LongTraces
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
 from dspy_mlflow_callbacks.spans.silence import _QuietTrace
 
@@ -122,6 +121,20 @@ def test_a_dropped_call_that_hangs_is_forgotten(dspy_traces, hanging):
     assert dspy_traces.tree() == [bare("Echo")]
 
 
+@pytest.mark.engine("native")
+def test_a_call_that_mlflow_drops_and_that_hangs_is_forgotten(dspy_traces, hanging, monkeypatch):
+    """What MLflow's own sampling drops is not held for ever either."""
+    monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
+    mlflow.tracing.reset()
+    callback = MlflowCallback(max_silent_s=0.2, engine="native")
+    thread = in_thread(hanging, callback)
+    wait_until(lambda: callback.stats().dropped == 1)
+    wait_until(lambda: callback.stats().open == 0)
+    hanging.may_go_on.set()
+    thread.join()
+    assert (dspy_traces.all(), callback.stats().failed) == ([], 0)
+
+
 @pytest.mark.parametrize("middleware", [[], [RatioSampler(0)]], ids=["recorded", "sampled out"])
 def test_thousands_of_calls_that_never_end_are_forgotten(dspy_traces, monkeypatch, middleware):
     """Coroutines that nobody goes on with hold no call, and no more of ours than a bounded number of ids."""
@@ -156,17 +169,3 @@ def test_an_end_and_giving_up_at_once_close_a_call_once(dspy_traces):
     (call,) = [OpenCall("id", object(), None, None, OPEN_SPANS.take("unknown").trace)]
     OPEN_SPANS._calls["id"] = call  # as when another thread has taken it out of its trace just now
     assert OPEN_SPANS.take("id").call_id is None
-
-
-@pytest.mark.warns
-def test_a_call_that_cannot_be_closed_is_said(warned):
-    """What goes wrong while looking after open calls is said once, and the thread goes on."""
-
-    class Failing:
-        def look(self):
-            raise RuntimeError("the user's redactor")
-
-    watch = LongTraces(lambda: [Failing()], "A call that may never end could not be closed")
-    watch._look_at(Failing())
-    watch._look_at(Failing())
-    assert warned.messages == ['A call that may never end could not be closed: RuntimeError("the user\'s redactor")']

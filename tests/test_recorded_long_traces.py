@@ -230,4 +230,4 @@ def test_one_thread_watches_for_all(warned):
     for _ in range(5):
         assert looked.acquire(timeout=60)
     assert watching() == before + 1
-    assert warned.messages == ["What has ended of a long trace is stored with the rest of it: OSError('no')"]
+    assert warned.messages == ["A trace that is open for long could not be stored so far, or given up: OSError('no')"]

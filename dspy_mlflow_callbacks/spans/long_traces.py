@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.stats import WarnOnce
 
 _CHECKS_A_LIMIT = 4
@@ -26,19 +27,13 @@ class LongTraces:
 
     Args:
         open_traces: Returns the traces that are open.
-        failure: What is logged, before the error, where looking failed.
     """
 
-    def __init__(
-        self,
-        open_traces: Callable[[], Iterable[Long]],
-        failure: str = "What has ended of a long trace is stored with the rest of it",
-    ) -> None:
+    def __init__(self, open_traces: Callable[[], Iterable[Long]]) -> None:
         self._open_traces = open_traces
-        self._failure = failure
         self._warn = WarnOnce()
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        FORKS.begin_anew(self._begin)
 
     def _begin(self) -> None:
         # After a fork too: the thread is not here.
@@ -53,7 +48,8 @@ class LongTraces:
                 is_running, self._limit_s = self._limit_s < float("inf"), min(limit_s, self._limit_s)
             self._wake.set()
             if not is_running:
-                threading.Thread(target=self._run, name="dspy-mlflow-open-traces", daemon=True).start()
+                with suppress(RuntimeError):  # the interpreter is ending, and nothing will be open for long
+                    threading.Thread(target=self._run, name="dspy-mlflow-open-traces", daemon=True).start()
 
     def _run(self) -> None:
         while True:
@@ -66,4 +62,5 @@ class LongTraces:
         try:
             trace.look()
         except Exception as error:  # noqa: BLE001  (the thread goes on)
-            self._warn(type(error), f"{self._failure}: {error!r}", error)
+            message = f"A trace that is open for long could not be stored so far, or given up: {error!r}"
+            self._warn(type(error), message, error)

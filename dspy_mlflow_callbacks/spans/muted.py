@@ -49,8 +49,11 @@ class Muted:
     records = False
 
     def close(self, end: SpanEnd) -> None:
-        """Take it out of MLflow's context; where it stands in another one, it says nothing there any more."""
+        """Take it out of MLflow's context."""
         self._detach()
+
+    def give_up(self) -> None:
+        """Let it say nothing any more, wherever it stands in MLflow's context: its end may never come."""
         self._span.is_over = True
 
     def inherit(self) -> None:

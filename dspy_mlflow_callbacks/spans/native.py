@@ -93,6 +93,9 @@ class NativeSpan:
         self._engine.run_steps(self.otel, with_trace=self._is_entry)
         internals.end_span(self.otel, is_priced=self._is_priced)
 
+    def give_up(self) -> None:
+        """Stay, where it does not record, what MLflow made of it: its end may never come."""
+
     def inherit(self) -> None:
         """Stay, in a fork, what calls nest in: MLflow's exporter stores a span by itself, whether those above ended."""
 

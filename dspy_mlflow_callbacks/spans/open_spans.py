@@ -120,8 +120,8 @@ class OpenSpans:
         """
         enclosing = dict(self._enclosing(active_call_id))
         for call in self.calls():
-            call.is_inherited = True
             if call.span is not None:
+                call.is_inherited = True
                 call.span.inherit()
         self._calls.clear()
         self._calls.update(enclosing)
@@ -167,12 +167,11 @@ class OpenSpans:
                 left.append(call)
         return left
 
-    def abandon_dropped(self, call: OpenCall) -> bool:
-        """Forget a dropped call whose end may never come; return False if it has come."""
-        ids = [call_id for call_id, each in list(self._calls.items()) if each is call and call_id is not None]
-        for call_id in ids:
-            self._drop_what_comes(call_id)
-        return bool(ids)
+    def abandon_dropped(self, call: OpenCall) -> None:
+        """Forget a dropped call whose end may never come."""
+        for call_id, each in list(self._calls.items()):
+            if each is call and call_id is not None:
+                self._drop_what_comes(call_id)
 
     def _drop_what_comes(self, call_id: str) -> None:
         """Drop what is called below a call that is given up, until its end comes after all or there are too many."""

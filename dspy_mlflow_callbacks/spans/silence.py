@@ -22,7 +22,7 @@ class Silence:
     def __init__(self, open_spans: OpenSpans) -> None:
         self._open_spans = open_spans
         self._dropped = _DroppedCalls(open_spans)
-        self.watch = LongTraces(self._open_traces, "A call that may never end could not be closed").watch
+        self.watch = LongTraces(self._open_traces).watch
         """Look often enough for a limit of so many seconds."""
 
     def _open_traces(self) -> Iterable[Long]:

@@ -105,6 +105,11 @@ class MlflowUI:
         self._open("traces")
         self.rows.first.wait_for()
 
+    def open_model(self, model_id: str) -> None:
+        """Open the traces of a logged model."""
+        self._open(f"models/{model_id}/traces")
+        self.rows.first.wait_for()
+
     @property
     def rows(self) -> Locator:
         """The rows of the list of traces."""

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import dspy
+import mlflow
 import pytest
 from dspy.lm15 import (
     FunctionTool,
@@ -25,6 +26,8 @@ from dspy.lm15 import (
 from PIL import Image
 from playwright.sync_api import expect
 from programs import Program, answering
+
+from dspy_mlflow_callbacks import MlflowCallback, attach, log_model
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "images" / "trace.png"
@@ -302,3 +305,16 @@ def test_the_picture_of_the_readme(ui, dspy_traces, monkeypatch):
     for picture in (taken, PICTURE.read_bytes()):
         assert Image.open(io.BytesIO(picture)).size == PICTURE_SIZE
         assert len(picture) < PICTURE_BYTES
+
+
+def test_a_logged_model_shows_its_traces(ui, dspy_traces):
+    """The page of a logged model lists the traces of the program that was loaded from it, and no others."""
+    with dspy.context(lm=answering()):
+        info = log_model(attach(Program(), MlflowCallback()), name="answers", pip_requirements=["dspy"])
+        Program()(question="not of the model")
+    mlflow.pyfunc.load_model(info.model_uri).predict("of the model")
+    mlflow.clear_active_model()
+    ui.open_model(info.model_id)
+    expect(ui.rows).to_have_count(1)
+    expect(ui.rows).to_contain_text("of the model")
+    expect(ui.rows).not_to_contain_text("not of the model")

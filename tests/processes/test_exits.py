@@ -29,7 +29,9 @@ def test_ctrl_c_in_mid_run_drains(processes):
     with processes.start(IN_MID_CALL.format(until="", before="")) as program:
         assert program.stdout.readline() == "at work\n"
         program.send_signal(signal.SIGINT)
-        assert program.wait(100) == -signal.SIGINT
+        # Python forgets that it was Ctrl-C where something runs `exec` at its exit, as SQLAlchemy does.
+        assert program.wait(100) in (-signal.SIGINT, 1)
+        assert program.stderr.read().endswith("KeyboardInterrupt\n")
     (trace,) = processes.traces()
     assert [span.status.status_code for span in trace.data.spans] == ["ERROR"] + ["OK"] * 5
     assert trace.data.spans[0].status.description.startswith("KeyboardInterrupt")

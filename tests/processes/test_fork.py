@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import mlflow
 import pytest
-from programs_of_processes import tree
+from programs_of_processes import Programs, tree
+from tracking_server import TrackingServer
 
 ECHO = [("Echo", [])]
 
@@ -175,3 +179,50 @@ if __name__ == "__main__":
         list(pool.map(calls, [10] * 4))
 """)
     assert len(set(processes.questions())) == len(processes.traces()) == 41
+
+
+WORKERS = """
+import json
+calls(5)
+assert flush(60)
+children = []
+for _ in range(4):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        calls(500)
+        assert flush(200)
+        stats = callback.stats()
+        os.write(writer, json.dumps([stats.ended, stats.stored, stats.lost, stats.queued]).encode())
+        sys.exit()
+    os.close(writer)
+    children.append((child, reader))
+print(json.dumps([json.loads(os.read(reader, 1000)) for _, reader in children]))
+assert [ended(child) for child, _ in children] == [0] * 4
+"""
+
+
+@pytest.fixture(params=["SQLite", "a tracking server"])
+def destination(request, processes, tmp_path, monkeypatch):
+    """Return what runs programs that store in a database of their own, or in a server's."""
+    if request.param == "SQLite":
+        yield processes
+        return
+    (tmp_path / "server").mkdir()
+    server = TrackingServer(tmp_path / "server").start()
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    experiment_id = mlflow.set_experiment("workers").experiment_id
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment_id)
+    yield Programs(tmp_path, experiment_id)
+    mlflow.set_tracking_uri(before)
+    server.stop()
+
+
+@pytest.mark.engine("auto")  # MLflow's exporter drops what is too much for it
+def test_workers_at_full_speed_lose_nothing(destination):
+    """Four forks with 500 calls each store every one once, in one database at the same time or over a server."""
+    counted = json.loads(destination.run(WORKERS))
+    assert counted == [[500, 500, 0, 0]] * 4
+    assert len(set(destination.questions())) == len(destination.questions()) == 4 * 500 + 5

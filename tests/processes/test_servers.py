@@ -92,7 +92,7 @@ from gevent import monkey
 {patch}
 import sys
 sys.path.insert(0, {tests!r})
-import dspy
+import dspy, mlflow
 from offline_lm import OfflineLM
 from programs import Program
 from dspy_mlflow_callbacks import MlflowCallback, flush
@@ -102,6 +102,7 @@ class Slow(OfflineLM):
         gevent.sleep(0.01)  # another greenlet runs in the middle of each call
         return super().forward(*args, **kwargs)
 
+mlflow.MlflowClient().search_experiments()  # opens the store, however slow the machine
 callback = MlflowCallback()
 dspy.configure(lm=Slow(), callbacks=[callback])
 
