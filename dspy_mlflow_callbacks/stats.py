@@ -46,7 +46,7 @@ class Stats:
     bytes: int
 
 
-class Count:
+class _Count:
     """A number that any thread may add one to without a lock: a step of `itertools.count` is one operation."""
 
     def __init__(self) -> None:
@@ -67,15 +67,19 @@ class Counters:
     """The counts behind `Stats`; adding to one is safe from any thread."""
 
     def __init__(self) -> None:
-        self.counts = {name: Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
+        self._counts = {name: _Count() for name in ("started", "ended", "dropped", "failed", "stored", "lost")}
         self.started, self.ended, self.dropped, self.failed, self.stored, self.lost = (
-            count.add for count in self.counts.values()
+            count.add for count in self._counts.values()
         )
         """Each counts one more."""
 
+    def readers(self) -> dict[str, Callable[[], int]]:
+        """Return what reads each count, by its name; they do not hold these counters."""
+        return {name: count.value for name, count in self._counts.items()}
+
     def stats(self, **of_process: int) -> Stats:
         """Return the counts of now, with those *of_process*: `open`, `queued` and `bytes`."""
-        return Stats(**{name: count.value() for name, count in self.counts.items()}, **of_process)
+        return Stats(**{name: count.value() for name, count in self._counts.items()}, **of_process)
 
 
 class WarnOnce:

@@ -12,6 +12,7 @@ from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, de
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
 from dspy_mlflow_callbacks.events import (
     EMPTY,
+    NOT_ENDED,
     CallEnd,
     CallKind,
     CallStart,
@@ -30,7 +31,7 @@ from dspy_mlflow_callbacks.stats import Counters, Stats
 
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
 _NOTHING = SpanEnd()
-_ABANDONED = SpanEnd(error="The call had not ended when its trace ended.")
+_ABANDONED = SpanEnd(error=NOT_ENDED)
 
 
 class Tracing:

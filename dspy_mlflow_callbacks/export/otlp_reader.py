@@ -10,11 +10,16 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_STATUSES = frozenset(code.value for code in StatusCode)
 _NO_RESOURCE = Resource({})
 
 
 def spans_of(request: bytes) -> list[ReadableSpan]:
-    """Return the spans of an OTLP request."""
+    """Return the spans of an OTLP request.
+
+    Raises:
+        google.protobuf.message.DecodeError: if the bytes are none.
+    """
     parsed = ExportTraceServiceRequest.FromString(request)
     return [_span(each) for resource in parsed.resource_spans for scope in resource.scope_spans for each in scope.spans]
 
@@ -29,10 +34,16 @@ def _span(message: Any) -> ReadableSpan:
         attributes=_attributes(message),
         events=[Event(each.name, _attributes(each), each.time_unix_nano) for each in message.events],
         links=[Link(_context(each.trace_id, each.span_id), _attributes(each)) for each in message.links],
-        status=Status(StatusCode(message.status.code), message.status.message or None),
+        status=_status(message.status),
         start_time=message.start_time_unix_nano,
         end_time=message.end_time_unix_nano or None,
     )
+
+
+def _status(message: Any) -> Status:
+    # Protobuf's enums are open: what OTLP does not have is none.
+    code = StatusCode(message.code) if message.code in _STATUSES else StatusCode.UNSET
+    return Status(code, message.message or None)
 
 
 def _context(trace_id: bytes, span_id: bytes) -> SpanContext:

@@ -37,6 +37,7 @@ class ForeignTrace(RecordedTrace):
 
     def end(self) -> None:
         """Hand the part over: its first span has ended."""
+        self._end_open()
         if self.is_in_memory():
             for span in self._ended():  # MLflow adds up the tokens of what it has in memory
                 internals.register_span(span, self._entry)

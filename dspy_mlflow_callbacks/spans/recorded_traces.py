@@ -9,8 +9,10 @@ from itertools import chain
 from typing import Any
 
 import attrs
+from opentelemetry.trace import Status, StatusCode
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.events import NOT_ENDED
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
 from dspy_mlflow_callbacks.payload import PayloadSteps
@@ -45,6 +47,9 @@ class Settings:
     max_open_s: float
     tail_sampler: TailSampler | None = None
     exporter: Exporter = EXPORTER
+
+
+_NOT_ENDED = Status(StatusCode.ERROR, NOT_ENDED)
 
 
 class RecordedTrace(ABC):
@@ -142,6 +147,16 @@ class RecordedTrace(ABC):
             part = PartOfTrace(self, not_delivered(self._ended()))
             if part.spans:
                 self._settings.exporter.put(part, self._settings.limits)
+
+    def _end_open(self) -> None:
+        """End what is still open: calls that stand in the trace by MLflow's context alone, which `Tracing` ends not.
+
+        Their parent is of a kind that nobody records, such as a tool's where a callback hears LMs only.
+        """
+        for span in self.spans:
+            if span.is_recording():
+                span.set_status(_NOT_ENDED)
+                span.end()
 
     def _leave_memory(self) -> None:
         """Take the trace out of MLflow's memory, unless MLflow's exporter has more of it to store."""
