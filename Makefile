@@ -1,4 +1,4 @@
-# demo, test, test-native, test-processes, test-faults, lint, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
+# demo, test, test-native, test-processes, test-faults, lint, security, fuzz, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -61,6 +61,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What is known to be unsafe, in the code and in what it stands on; needs a network only to learn of new advisories.
+.PHONY: security
+security: $(VENV)/.dev
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml dspy_mlflow_callbacks
+	$(BIN)/python .ci/audit.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -96,3 +102,10 @@ test-browser: $(VENV)/.browser
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > $(VENV)/chromium.log 2>&1 \
 		|| { tail -n 40 $(VENV)/chromium.log; exit 1; }; }
 	$(BIN)/python -m pytest tests/browser --timeout 300
+
+# Not in .ci/run: minutes of made-up bytes for the readers of foreign formats. FUZZ_SECONDS=300 is what docs/reliability.md tells of.
+FUZZ_SECONDS ?= 300
+.PHONY: fuzz
+fuzz: $(VENV)/.dev
+	@$(call install,$(VENV),--group fuzz)
+	$(BIN)/python tests/fuzz/fuzz_otlp_reader.py -max_total_time=$(FUZZ_SECONDS)

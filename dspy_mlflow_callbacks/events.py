@@ -12,6 +12,9 @@ from attrs.validators import in_, instance_of, optional
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
+NOT_ENDED = "The call had not ended when its trace ended."
+"""What the span says of a call that had not."""
+
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 """The log levels of a span, as MLflow names them."""
 

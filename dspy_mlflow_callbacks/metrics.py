@@ -18,7 +18,9 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
-from dspy_mlflow_callbacks.stats import Count, Counters
+from dspy_mlflow_callbacks.stats import Counters
+
+Readers = dict[str, Callable[[], int]]
 
 _SCOPE = "dspy_mlflow_callbacks"
 
@@ -63,10 +65,10 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._live: dict[int, dict[str, Count]] = {}
+        self._live: dict[int, Readers] = {}
         self._gone: Counter[str] = Counter()
         # Of counters that are gone and not yet in the sums: a finalizer runs wherever it may, and takes no lock.
-        self._ended: deque[dict[str, Count]] = deque()
+        self._ended: deque[Readers] = deque()
         self._is_installed = False
         self.renew_lock()
 
@@ -78,8 +80,9 @@ class Metrics:
         """Let what *counters* count be told."""
         with self._lock:
             self._settle()
-            self._live[id(counters.counts)] = counters.counts
-            weakref.finalize(counters, self._ended.append, counters.counts).atexit = False
+            readers = counters.readers()
+            self._live[id(readers)] = readers
+            weakref.finalize(counters, self._ended.append, readers).atexit = False
             if not self._is_installed:
                 self._is_installed = True
                 self._install()
@@ -88,13 +91,13 @@ class Metrics:
         """Return what the counters of that name come to, of all callbacks that are and were."""
         with self._lock:
             self._settle()
-            return self._gone[name] + sum(counts[name].value() for counts in self._live.values())
+            return self._gone[name] + sum(readers[name]() for readers in self._live.values())
 
     def _settle(self) -> None:
         while self._ended:
-            counts = self._ended.popleft()
-            del self._live[id(counts)]
-            self._gone.update({name: count.value() for name, count in counts.items()})
+            readers = self._ended.popleft()
+            del self._live[id(readers)]
+            self._gone.update({name: read() for name, read in readers.items()})
 
     def _install(self) -> None:
         meter = metrics.get_meter(_SCOPE)

@@ -55,7 +55,7 @@ class Stats:
     bytes: int
 
 
-class Count:
+class _Count:
     """A number that any thread may add one to without a lock: a step of `itertools.count` is one operation."""
 
     def __init__(self) -> None:
@@ -84,20 +84,24 @@ class Counters:
     """The counts behind `Stats`; adding to one is safe from any thread."""
 
     def __init__(self) -> None:
-        self.counts = {name: Count() for name in _COUNTED}
-        add = {name: count.add for name, count in self.counts.items()}
+        self._counts = {name: _Count() for name in _COUNTED}
+        add = {name: count.add for name, count in self._counts.items()}
         self.started, self.ended, self.dropped, self.abandoned = (add[name] for name in _COUNTED[:4])
         self.failed, self.stored, self.lost, self.spooled, self.dead_lettered = (add[name] for name in _COUNTED[4:])
         """Each counts one more."""
         FORKS.begin_anew(self._restart)
 
     def _restart(self) -> None:
-        for count in self.counts.values():
+        for count in self._counts.values():
             count.restart()  # what the parent has counted is the parent's
+
+    def readers(self) -> dict[str, Callable[[], int]]:
+        """Return what reads each count, by its name; they do not hold these counters."""
+        return {name: count.value for name, count in self._counts.items()}
 
     def stats(self, **of_process: int) -> Stats:
         """Return the counts of now, with those *of_process*: `open`, `queued` and `bytes`."""
-        return Stats(**{name: count.value() for name, count in self.counts.items()}, **of_process)
+        return Stats(**{name: count.value() for name, count in self._counts.items()}, **of_process)
 
 
 class WarnOnce:

@@ -15,6 +15,7 @@ from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, de
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
 from dspy_mlflow_callbacks.events import (
     EMPTY,
+    NOT_ENDED,
     CallEnd,
     CallKind,
     CallStart,
@@ -38,7 +39,7 @@ from dspy_mlflow_callbacks.summaries import Summaries, count
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
 _SUMMED_UP = frozenset({Place.CANDIDATE, Place.WATCHED})
 _NOTHING = SpanEnd()
-_ABANDONED = SpanEnd(error="The call had not ended when its trace ended.")
+_ABANDONED = SpanEnd(error=NOT_ENDED)
 _SILENCE = Silence(OPEN_SPANS)
 
 

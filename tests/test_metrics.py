@@ -105,6 +105,6 @@ def test_every_count_has_its_metric():
         "queued": "dspy_mlflow.queue.traces",
         "bytes": "dspy_mlflow.queue.size",
     }
-    assert set(COUNTERS) == set(Counters().counts)
+    assert set(COUNTERS) == set(Counters().readers())
     assert {field.name for field in attrs.fields(Stats)} == {*COUNTERS, *of_process}
     assert [each.name for each, _ in _OF_PROCESS] == list(of_process.values())

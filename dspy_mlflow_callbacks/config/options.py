@@ -47,6 +47,9 @@ def option(
             kind = TypeError if isinstance(error, TypeError) else ValueError
             message = f"{field.name}: {error}"
             raise kind(message) from None
+        except Exception as error:
+            message = f"{field.name}: the value cannot be read: it raised {type(error).__name__}"
+            raise TypeError(message) from error
 
     converter: Any = attrs.Converter(convert, takes_self=True, takes_field=True)
     metadata = {"doc": doc, "allowed": allowed, "read": read, "check": check, "unit": unit, "takes_empty": takes_empty}

@@ -13,16 +13,25 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 from dspy_mlflow_callbacks import mlflow_internals as internals
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_STATUSES = frozenset(code.value for code in StatusCode)
 _NO_RESOURCE = Resource({})
 
 
 def spans_of(request: bytes) -> list[ReadableSpan]:
-    """Return the spans of an OTLP request whose attributes are JSON texts (`otlp.request_of_texts`)."""
+    """Return the spans of an OTLP request whose attributes are JSON texts (`otlp.request_of_texts`).
+
+    Raises:
+        google.protobuf.message.DecodeError: if the bytes are none.
+    """
     return [_span(message, _value) for message in _messages(request)]
 
 
 def spans_of_values(request: bytes) -> list[ReadableSpan]:
-    """Return the spans of any OTLP request: their attributes become JSON texts."""
+    """Return the spans of any OTLP request: their attributes become JSON texts.
+
+    Raises:
+        google.protobuf.message.DecodeError: if the bytes are none.
+    """
     return [_span(message, _text) for message in _messages(request)]
 
 
@@ -41,10 +50,16 @@ def _span(message: Any, value: Callable[[Any], Any]) -> ReadableSpan:
         attributes={each.key: value(each.value) for each in message.attributes},
         events=[Event(each.name, _attributes(each), each.time_unix_nano) for each in message.events],
         links=[Link(_context(each.trace_id, each.span_id), _attributes(each)) for each in message.links],
-        status=Status(StatusCode(message.status.code), message.status.message or None),
+        status=_status(message.status),
         start_time=message.start_time_unix_nano,
         end_time=message.end_time_unix_nano or None,
     )
+
+
+def _status(message: Any) -> Status:
+    # Protobuf's enums are open: what OTLP does not have is none.
+    code = StatusCode(message.code) if message.code in _STATUSES else StatusCode.UNSET
+    return Status(code, message.message or None)
 
 
 def _context(trace_id: bytes, span_id: bytes) -> SpanContext:

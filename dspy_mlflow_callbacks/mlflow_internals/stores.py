@@ -133,7 +133,7 @@ def reach(uri: str) -> None:
         ServerError: if it is not.
     """
     if uri.startswith(("http://", "https://")):
-        _request(uri, "/version", "GET")
+        ask(uri, "/version", "GET")
 
 
 def links_runs(uri: str) -> bool:

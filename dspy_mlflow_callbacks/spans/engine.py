@@ -65,7 +65,9 @@ class Engine:
     def open(self, call: CallStart, start: SpanStart, parent: OpenSpan | otel.Span | None) -> OpenSpan:
         """Open a span below *parent*, or where MLflow's context says, and make it MLflow's active span."""
         if isinstance(parent, RecordedSpan):
-            return self._recorded.open_below(call, start, parent)
+            if parent.is_recording():
+                return self._recorded.open_below(call, start, parent)
+            return muted.mute(otel.INVALID_SPAN, call.call_id)  # it was ended with its trace, which has left
         tracer = internals.tracer()
         above = span_around(tracer.current_span(), _otel(parent))
         if isinstance(above, RecordedSpan):

@@ -44,6 +44,7 @@ class ForeignTrace(RecordedTrace):
     def end(self) -> None:
         """Hand the part over: its first span has ended."""
         self.is_over = True
+        self._end_open()
         if self.is_in_memory() and not self._entry.is_remote_trace:
             for span in self._ended():  # MLflow adds up the tokens of what it has in memory
                 internals.register_span(span, self._entry)

@@ -53,6 +53,7 @@ class OwnTrace(RecordedTrace):
     def end(self) -> None:
         """Hand the trace over: its root has ended."""
         self.is_over = True
+        self._end_open()
         internals.set_last_active_trace_id(self.trace_id)
         self._leave_memory()
         is_expected = internals.note_evaluated(self._tags, self.trace_id)

@@ -9,10 +9,10 @@ from itertools import chain
 from typing import Any
 
 import attrs
-from opentelemetry.trace import TraceState
+from opentelemetry.trace import Status, StatusCode, TraceState
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
-from dspy_mlflow_callbacks.events import Feedback
+from dspy_mlflow_callbacks.events import NOT_ENDED, Feedback
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
 from dspy_mlflow_callbacks.payload import PayloadSteps
@@ -48,6 +48,9 @@ class Settings:
     max_open_s: float
     tail_sampler: TailSampler | None = None
     exporter: Exporter = EXPORTER
+
+
+_NOT_ENDED = Status(StatusCode.ERROR, NOT_ENDED)
 
 
 class RecordedTrace(ABC):
@@ -169,6 +172,18 @@ class RecordedTrace(ABC):
         if self.is_in_memory():
             self._leave_memory()
         self._settings.exporter.put(LatePart(self, [span]), self._settings.limits)
+
+    def _end_open(self) -> None:
+        """End what is still open: calls that stand in the trace by MLflow's context alone, which `Tracing` ends not.
+
+        A trace that is shared may have spans that go on.
+
+        Their parent is of a kind that nobody records, such as a tool's where a callback hears LMs only.
+        """
+        for span in () if self.is_shared else self.spans:
+            if span.is_recording():
+                span.set_status(_NOT_ENDED)
+                span.end()
 
     def _leave_memory(self) -> None:
         """Take the trace out of MLflow's memory, unless MLflow's exporter has more of it to store."""
