@@ -65,6 +65,8 @@ MAY_IMPORT = {
         "payload",
         "config",
         "spans",
+        "export",
+        "flushing",
         "callbacks",
     },
     "runs": {"stats", "dspy_internals", "mlflow_internals", "payload", "describe", "spans"},

@@ -33,7 +33,9 @@ USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 class Spends(dspy.Module):
     """Costs tokens."""
     def forward(self):
-        mlflow.get_current_active_span().set_attribute("mlflow.chat.tokenUsage", USAGE)
+        span = mlflow.get_current_active_span()
+        if span is not None:
+            span.set_attribute("mlflow.chat.tokenUsage", USAGE)
 
 class Answers(dspy.Module):
     """Ten spans."""
@@ -181,9 +183,10 @@ def only_trace():
 
 
 def below(trace):
-    """Return how many spans of each name there are below each name; a span without its parent fails."""
+    """Return how many spans of each name there are below each name."""
     names = {span.span_id: span.name for span in trace.data.spans}
-    return Counter((None if span.parent_id is None else names[span.parent_id], span.name) for span in trace.data.spans)
+    names[None] = None
+    return Counter((names.get(span.parent_id, "an orphan"), span.name) for span in trace.data.spans)
 
 
 GUNICORN = ["gunicorn", "--preload", "--workers", "4", "--bind", "127.0.0.1:{port}", "answers:app"]
@@ -193,7 +196,7 @@ UVICORN = ["uvicorn", "--port", "{port}", "gateway:app"]
 @pytest.mark.timeout(280)
 def test_a_call_over_two_services_is_one_trace(store):
     """A program calls FastAPI under uvicorn, which calls Flask under gunicorn's four workers: one trace."""
-    calls = 24
+    calls = 12
     with running(store, "answers", *GUNICORN) as answers, running(store, "gateway", *UVICORN, ANSWERS=answers) as url:
         session = trace_client(requests.Session())
 
@@ -210,6 +213,7 @@ def test_a_call_over_two_services_is_one_trace(store):
     assert len({each["pid"] for each in answered}) > 1
     trace = only_trace()
     found = below(trace)
+    assert "an orphan" not in {above for above, _ in found}, found
     assert sum(found.values()) == 1 + calls * (1 + SPANS_OF_PROGRAM)
     assert found[None, "Runs"] == 1
     assert found["Runs", "Gateway"] == found["Gateway", "Answers"] == found["Answers", "Answers.first"] == calls
@@ -224,6 +228,7 @@ def work(folder, headers, processes, tasks):
     for process in running:
         _, errors = process.communicate(timeout=250)
         assert process.returncode == 0, errors.decode()[-3000:]
+        print(errors.decode()[-3000:])
 
 
 def check_workers(folder, is_after):

@@ -36,20 +36,27 @@ from dspy_mlflow_callbacks import (
     TagInjector,
     TailSampler,
     Timing,
+    TraceASGIMiddleware,
     TraceComparison,
+    TracedThreadPoolExecutor,
+    TraceWSGIMiddleware,
     TracingConfig,
     VersionComparison,
     autolog,
     compare_traces,
     compare_versions,
+    continue_trace,
     flush,
+    inject_headers,
     load_model,
     load_program,
     log_model,
+    propagate,
     replay,
     save_model,
     save_program,
     suppress_tracing,
+    trace_client,
     trace_context,
 )
 
@@ -207,3 +214,41 @@ except CheckFailedError as failed:
     reasons: list[str] = [each.reason for each in failed.checks.failed]
 comparison_report: list[str] = [versions.to_markdown(), traces.to_html(), traces.spans[0].name]
 compare_versions("v1", "v2", resamples=None)  # type: ignore[arg-type]
+
+
+headers: dict[str, str] = inject_headers()
+same: dict[str, str] = inject_headers({"mine": "1"})
+with continue_trace(headers, allow=["trace", "session"]):
+    pass
+with continue_trace([(b"traceparent", b"...")]):
+    pass
+
+
+@continue_trace(headers)
+def continued(question: str) -> int:
+    """Keep its type."""
+    return len(question)
+
+
+length: int = continued("why?")
+length = propagate(continued)("why?")
+continued(5)  # type: ignore[arg-type]
+with TracedThreadPoolExecutor(max_workers=2) as pool:
+    length = pool.submit(continued, "why?").result()
+    lengths: list[int] = list(pool.map(continued, ["why?", "how?"]))
+
+
+def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Answer with nothing."""
+    return []
+
+
+TraceWSGIMiddleware(wsgi, allow=["trace"])
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with nothing."""
+
+
+TraceASGIMiddleware(asgi)
+session: object = trace_client(object(), hosts=["*.internal"])
