@@ -121,6 +121,20 @@ BootstrapFewShotWithRandomSearch: 4 trials, 14 LM calls
   the best one fails: Who has the power to try all impeachments?
 """
 
+TWO_SERVICES = """\
+yes
+span type ms tokens in + out
+───
+Answers CHAIN <ms>
+└─ ChainOfThought CHAIN <ms>
+   └─ ChainOfThought.predict CHAIN <ms>
+      ├─ ChatAdapter.format PARSER <ms>
+      ├─ dummy CHAT_MODEL <ms> <tokens>
+      └─ ChatAdapter.parse PARSER <ms>
+───
+6 spans, OK <ms> <tokens>
+"""
+
 ONE_PROGRAM = f"""\
 {{"question":"Is this call traced?"}} team: search
 {FIRST_TRACE}"""
@@ -174,8 +188,13 @@ def test_the_demo_prints_its_traces_and_nothing_else(tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("example", "output"),
-    [("first_trace.py", FIRST_TRACE), ("one_program.py", ONE_PROGRAM), ("replay.py", REPLAY)],
-    ids=["first", "one", "replay"],
+    [
+        ("first_trace.py", FIRST_TRACE),
+        ("one_program.py", ONE_PROGRAM),
+        ("replay.py", REPLAY),
+        ("two_services.py", TWO_SERVICES),
+    ],
+    ids=["first", "one", "replay", "services"],
 )
 def test_a_small_example_prints_its_trace(tmp_path, example, output):
     """An example prints the tree of its trace, or what it is about."""

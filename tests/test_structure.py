@@ -82,6 +82,8 @@ MAY_IMPORT = {
         "config",
         "dspy_internals",
         "events",
+        "export",
+        "flushing",
         "middleware",
         "mlflow_internals",
         "payload",

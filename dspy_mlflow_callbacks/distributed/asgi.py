@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from dspy_mlflow_callbacks.distributed.baggage import PARTS
 from dspy_mlflow_callbacks.distributed.receiving import checked_parts, continue_trace
+from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.flushing import flush
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -19,7 +22,8 @@ class TraceASGIMiddleware:
 
     It reads the headers of each request and WebSocket, and touches nothing else; responses stream as without it, and
     what runs for the request after its response, such as a background task of Starlette's, is part of the trace too. A
-    request without headers is none of its business: what runs for it begins traces of its own.
+    request without headers is none of its business: what runs for it begins traces of its own. When the server shuts
+    down it stores what has ended first, for at most `exit_timeout_s` seconds.
 
     Args:
         app: The application.
@@ -46,4 +50,18 @@ class TraceASGIMiddleware:
             async with continue_trace(scope.get("headers", ()), allow=self._allow):
                 await self._app(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _storing(send))
+
+
+def _storing(send: Send) -> Send:
+    """Return *send*, which stores what has ended before it tells the server that the application has shut down.
+
+    Servers end by the signal that they were sent (uvicorn does), and then Python's exit handlers do not run.
+    """
+
+    async def send_when_stored(message: Message) -> None:
+        if message["type"] == "lifespan.shutdown.complete":
+            await asyncio.to_thread(flush, EXPORTER.exit_timeout_s)
+        await send(message)
+
+    return send_when_stored

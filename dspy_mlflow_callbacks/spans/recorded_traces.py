@@ -14,7 +14,7 @@ from opentelemetry.trace import Status, StatusCode, TraceState
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import NOT_ENDED, Feedback
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
-from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared
+from dspy_mlflow_callbacks.export.waiting import Destination, Limits, Outcome, Prepared, Waiting
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans.feedback import leaving_feedback
 from dspy_mlflow_callbacks.spans.late_spans import LateSpans
@@ -171,7 +171,7 @@ class RecordedTrace(ABC):
         self._make_ready(span)
         if self.is_in_memory():
             self._leave_memory()
-        self._settings.exporter.put(LatePart(self, [span]), self._settings.limits)
+        self._hand_over(LatePart(self, [span]), at_once=False)
 
     def _end_open(self) -> None:
         """End what is still open: calls that stand in the trace by MLflow's context alone, which `Tracing` ends not.
@@ -195,10 +195,13 @@ class RecordedTrace(ABC):
             internals.forget_trace(self.otel_id, self._entry)
 
     def _deliver(self, *, at_once: bool) -> None:
+        self._hand_over(self, at_once=at_once)
+
+    def _hand_over(self, waiting: Waiting, *, at_once: bool) -> None:
         if at_once or self.tracer.recorder.is_synchronous:
-            self._settings.exporter.deliver_now(self, self._settings.limits)
+            self._settings.exporter.deliver_now(waiting, self._settings.limits)
         else:
-            self._settings.exporter.put(self, self._settings.limits)
+            self._settings.exporter.put(waiting, self._settings.limits)
 
     def _ended(self) -> list[Any]:
         """Return the light spans that have ended, which can leave but for their content."""

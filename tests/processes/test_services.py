@@ -24,16 +24,18 @@ from tracking_server import TrackingServer
 from dspy_mlflow_callbacks import MlflowCallback, TracedThreadPoolExecutor, flush, inject_headers, trace_client
 
 PROGRAM = '''
-import os, sys, dspy, mlflow
+import os, sys, time, dspy, mlflow
 from dspy.utils.dummies import DummyLM
-from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks import MlflowCallback, mlflow_internals
 
 USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 
 class Spends(dspy.Module):
     """Costs tokens."""
     def forward(self):
-        mlflow.get_current_active_span().set_attribute("mlflow.chat.tokenUsage", USAGE)
+        span = mlflow.get_current_active_span()
+        if span is not None:
+            span.set_attribute("mlflow.chat.tokenUsage", USAGE)
 
 class Answers(dspy.Module):
     """Ten spans."""
@@ -52,6 +54,17 @@ class LM(DummyLM):
 
 dspy.configure(lm=LM([], follow_examples=True), callbacks=[MlflowCallback()])
 program = Answers()
+
+def open_store():
+    """Take the time that opening the store needs on a busy machine: a program's first call would not wait for it."""
+    for _ in range(100):
+        try:
+            return mlflow_internals.tracer()
+        except Exception:
+            time.sleep(0.5)
+
+mlflow.search_experiments(max_results=1)
+open_store()
 '''
 SPANS_OF_PROGRAM = 10
 
@@ -181,9 +194,10 @@ def only_trace():
 
 
 def below(trace):
-    """Return how many spans of each name there are below each name; a span without its parent fails."""
+    """Return how many spans of each name there are below each name."""
     names = {span.span_id: span.name for span in trace.data.spans}
-    return Counter((None if span.parent_id is None else names[span.parent_id], span.name) for span in trace.data.spans)
+    names[None] = None
+    return Counter((names.get(span.parent_id, "an orphan"), span.name) for span in trace.data.spans)
 
 
 GUNICORN = ["gunicorn", "--preload", "--workers", "4", "--bind", "127.0.0.1:{port}", "answers:app"]
@@ -193,7 +207,7 @@ UVICORN = ["uvicorn", "--port", "{port}", "gateway:app"]
 @pytest.mark.timeout(280)
 def test_a_call_over_two_services_is_one_trace(store):
     """A program calls FastAPI under uvicorn, which calls Flask under gunicorn's four workers: one trace."""
-    calls = 24
+    calls = 12
     with running(store, "answers", *GUNICORN) as answers, running(store, "gateway", *UVICORN, ANSWERS=answers) as url:
         session = trace_client(requests.Session())
 
@@ -210,6 +224,7 @@ def test_a_call_over_two_services_is_one_trace(store):
     assert len({each["pid"] for each in answered}) > 1
     trace = only_trace()
     found = below(trace)
+    assert "an orphan" not in {above for above, _ in found}, found
     assert sum(found.values()) == 1 + calls * (1 + SPANS_OF_PROGRAM)
     assert found[None, "Runs"] == 1
     assert found["Runs", "Gateway"] == found["Gateway", "Answers"] == found["Answers", "Answers.first"] == calls

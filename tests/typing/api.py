@@ -39,23 +39,30 @@ from dspy_mlflow_callbacks import (
     TagInjector,
     TailSampler,
     Timing,
+    TraceASGIMiddleware,
     TraceComparison,
+    TracedThreadPoolExecutor,
+    TraceWSGIMiddleware,
     TracingConfig,
     TrialResult,
     VersionComparison,
     autolog,
     compare_traces,
     compare_versions,
+    continue_trace,
     diagnose,
     flush,
+    inject_headers,
     load_model,
     load_program,
     log_model,
     optimizer_runs,
+    propagate,
     replay,
     save_model,
     save_program,
     suppress_tracing,
+    trace_client,
     trace_context,
 )
 
@@ -221,3 +228,40 @@ remedies: list[str] = [each.remedy for each in problems] if not diagnosis.is_hea
 optimized: list[OptimizerRun] = optimizer_runs(["tr-1", "tr-2"])
 tried: list[TrialResult] = [trial for run in optimized for trial in (*run.trials, run.best) if trial is not None]
 spent: list[float | None] = [trial.cost_usd for trial in tried]
+
+headers: dict[str, str] = inject_headers()
+same: dict[str, str] = inject_headers({"mine": "1"})
+with continue_trace(headers, allow=["trace", "session"]):
+    pass
+with continue_trace([(b"traceparent", b"...")]):
+    pass
+
+
+@continue_trace(headers)
+def continued(question: str) -> int:
+    """Keep its type."""
+    return len(question)
+
+
+length: int = continued("why?")
+length = propagate(continued)("why?")
+continued(5)  # type: ignore[arg-type]
+with TracedThreadPoolExecutor(max_workers=2) as pool:
+    length = pool.submit(continued, "why?").result()
+    lengths: list[int] = list(pool.map(continued, ["why?", "how?"]))
+
+
+def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Answer with nothing."""
+    return []
+
+
+TraceWSGIMiddleware(wsgi, allow=["trace"])
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with nothing."""
+
+
+TraceASGIMiddleware(asgi)
+session: object = trace_client(object(), hosts=["*.internal"])

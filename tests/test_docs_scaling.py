@@ -1,0 +1,83 @@
+"""docs/scaling.md: what it says is so, and its blocks run as they stand."""
+
+from __future__ import annotations
+
+import dspy
+import httpx
+import pytest
+import requests
+from docs_blocks import Page, blocks_that_run
+from expected import bare
+from fastapi.testclient import TestClient
+from programs import Echo, Runs
+
+from dspy_mlflow_callbacks import continue_trace, inject_headers
+from dspy_mlflow_callbacks.config.strictness import NARROWING
+from dspy_mlflow_callbacks.distributed.baggage import MAX_BYTES, MAX_ENTRIES, PARTS
+
+PAGE = Page("docs/scaling.md")
+
+
+def test_each_block_is_run():
+    """No code block of the page is left out of these tests."""
+    texts = blocks_that_run(__file__)
+    assert [block for block in PAGE.blocks() if not any(text in block for text in texts)] == []
+
+
+def test_a_pool_of_ones_own(dspy_traces):
+    """The block's three questions are one trace."""
+    answers = PAGE.run("class Panel", dspy=dspy, program=Echo())["answers"]
+    assert answers == ["Why?", "How?", "When?"]
+    assert dspy_traces.tree() == [bare("Panel", *[bare("Echo")] * 3)]
+
+
+def test_from_one_process_to_another(dspy_traces):
+    """What the first block sends, the second goes on with."""
+    work = PAGE.run("def work(", program=Echo())["work"]
+    sent = PAGE.run("class Remote", dspy=dspy, send=work)
+    assert sent["answer"] == "Why is the sky blue?"
+    assert dspy_traces.tree() == [bare("Remote", bare("Echo"))]
+
+
+@pytest.mark.parametrize("name", ["app", "service"])
+def test_the_middlewares(dspy_traces, name):
+    """A request to either service continues the trace that its headers say."""
+    made = (PAGE.run("FastAPI()") if name == "app" else PAGE.run("Flask(__name__)"))[name]
+    callbacks = dspy.settings.callbacks
+
+    def answer():
+        with dspy.context(callbacks=callbacks):
+            return Echo()()
+
+    if name == "app":
+        made.get("/")(answer)
+        client = TestClient(made)
+    else:
+        made.route("/")(answer)
+        client = made.test_client()
+    Runs(lambda _: client.get("/", headers=inject_headers()))()
+    assert dspy_traces.tree() == [bare("Runs", bare("Echo"))]
+
+
+def test_the_clients():
+    """The block makes clients that tell the hosts that it says."""
+    names = PAGE.run("trace_client(httpx.Client")
+    assert isinstance(names["client"], httpx.Client)
+    assert isinstance(names["session"], requests.Session)
+
+
+def test_the_table_of_parts():
+    """The table has each part that headers may say, and the option that leaves parts out takes them."""
+    rows = PAGE.rows("| part | header")
+    assert [part for row in rows for part in row[0].replace("`", "").split(", ")] == list(PARTS)
+    (config,) = [row[2] for row in rows if "config" in row[0]]
+    patterns = [text.strip("` ,") for text in config.split("where")[0].split(",")]
+    assert {name for name in NARROWING if any(name.startswith(each.rstrip("*")) for each in patterns)} == set(NARROWING)
+    for allow in (["trace", "session"], []):
+        assert f"allow={allow}".replace("'", '"') in PAGE.text
+        continue_trace({}, allow=allow)
+
+
+def test_the_limits_are_those_of_the_code():
+    """The page's numbers are the code's."""
+    assert f"{MAX_BYTES:,} bytes and {MAX_ENTRIES} entries" in PAGE.text
