@@ -42,8 +42,8 @@ def autolog(  # noqa: PLR0917
 
     Args:
         log_traces: Whether programs are traced.
-        log_traces_from_compile: Whether optimizers are traced, as the option `compile` says: in summary by default. That
-            option, given as an argument, goes before it.
+        log_traces_from_compile: Whether optimizers are traced, as the option `compile` says: in summary by default.
+            That option, given as an argument, goes before it.
         log_traces_from_eval: Whether `dspy.Evaluate` is traced, with what it runs: True is `evaluate="linked"`, False
             `evaluate="off"`. The option `evaluate`, given as an argument, goes before it.
         log_compiles: Whether each compile is logged as an MLflow run: arguments, datasets, the program as it was,
