@@ -42,12 +42,12 @@ def autolog(  # noqa: PLR0917
 
     Args:
         log_traces: Whether programs are traced.
-        log_traces_from_compile: Whether optimizers are traced, with what they run. The option `compile`, given as an
-            argument, goes before it.
+        log_traces_from_compile: Whether optimizers are traced, as the option `compile` says: in summary by default.
+            That option, given as an argument, goes before it.
         log_traces_from_eval: Whether `dspy.Evaluate` is traced, with what it runs: True is `evaluate="linked"`, False
             `evaluate="off"`. The option `evaluate`, given as an argument, goes before it.
-        log_compiles: Whether each compile is logged as an MLflow run: arguments, datasets, and the program that comes
-            out as `best_model.json`. A compile inside a compile is a part of it.
+        log_compiles: Whether each compile is logged as an MLflow run: arguments, datasets, the program as it was,
+            `initial_model.json`, and as it comes out, `best_model.json`. A compile inside a compile is a part of it.
         log_evals: Whether each evaluation is logged as an MLflow run, below its compile's if there is one: program,
             score and a table of results, of which `capture_inputs=False` leaves out the examples (and the datasets of
             compiles), `capture_outputs=False` the predictions.

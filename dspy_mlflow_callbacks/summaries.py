@@ -34,10 +34,8 @@ class Summaries:
         self._open_trial = open_trial
         self._end = end
 
-    def place_of(self, kind: CallKind, instance: Any, around: OpenCall | None) -> Place:
-        """Return what becomes of a call inside *around*."""
-        if around is None or not around.is_summarized:
-            return Place.SPAN
+    def place_of(self, kind: CallKind, instance: Any, around: OpenCall) -> Place:
+        """Return what becomes of a call right below *around*, which is summed up."""
         parent_call_id = dspy_internals.active_call_id()
         place = place_of(kind, parent_call_id, instance, around.part)
         if around.call_id == parent_call_id and isinstance(around.part, CompileSummary) and around.part.groups:
@@ -76,11 +74,10 @@ class Summaries:
 
     def trial_of(self, program: Any, around: OpenCall) -> Trial:
         """Return the trial that a call of *program* by the compile *around* is part of; it may begin here."""
-        summary, item = around.part, dspy_internals.current_item()
+        summary, item = around.part, dspy_internals.current_item() or dspy_internals.Item(None)
         with summary.lock:
-            group = self._group_of(program, None if item is None else item.batch, summary, around)
-        if item is not None:
-            item.part = group.trial
+            group = self._group_of(program, item.batch, summary, around)
+        item.part = group.trial
         return group.trial
 
     def _group_of(self, program: Any, batch: object | None, summary: CompileSummary, around: OpenCall) -> Group:

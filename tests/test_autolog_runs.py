@@ -154,11 +154,11 @@ def test_no_dataset_is_logged_where_inputs_are_not_captured(traces):
 
 
 def test_a_trace_belongs_to_its_evaluations_run(traces):
-    """The trace of an evaluation is linked to the evaluation's run."""
+    """The traces of an evaluation and of its examples are linked to the evaluation's run."""
     autolog(log_evals=True)
     evaluate()
     (run,) = mlflow.search_runs(output_format="list", experiment_ids=[traces.experiment_id])
-    assert run_of(traces.one()) == run.info.run_id
+    assert [run_of(trace) for trace in traces.all()] == [run.info.run_id] * (1 + len(DEVSET))
 
 
 def test_runs_go_to_the_experiment_that_is_asked_for(traces, tmp_path):

@@ -700,8 +700,8 @@ def test_another_process(dspy_traces):
 @pytest.mark.engine("auto")  # no variable is set
 def test_which_options_are_set(capsys):
     """The block prints the options that are not at their defaults, and their names."""
-    PAGE.run("callback.config.changed()", callback=MlflowCallback(level="info", evaluate=False))
-    assert capsys.readouterr().out == "MlflowCallback(level='info', evaluate=False) ['level', 'evaluate']\n"
+    PAGE.run("callback.config.changed()", callback=MlflowCallback(level="info", evaluate="off"))
+    assert capsys.readouterr().out == "MlflowCallback(level='info', evaluate='off') ['level', 'evaluate']\n"
 
 
 LEFT = {
@@ -710,7 +710,7 @@ LEFT = {
     "`events=[...]`": ({"events": ["module"]}, PROGRAM_SPANS[:3]),
     "`include=[...]`": ({"include": ["*.predict"]}, PROGRAM_SPANS[2:]),
     "`exclude=[...]`": ({"exclude": ["*.predict"]}, PROGRAM_SPANS[:2]),
-    "`evaluate=False`, `compile=False`": ({"evaluate": False, "compile": False}, PROGRAM_SPANS),
+    '`evaluate="off"`, `compile=False`': ({"evaluate": "off", "compile": False}, PROGRAM_SPANS),
 }
 
 
@@ -728,14 +728,14 @@ def test_what_an_option_leaves_out(dspy_traces, options, left):
 
 @pytest.mark.parametrize("is_recorded", [False, True])
 def test_evaluations_and_optimizers(dspy_traces, is_recorded):
-    """`evaluate=False` and `compile=False` leave out evaluations and optimizers with everything below them."""
+    """`evaluate="off"` and `compile=False` leave out evaluations and optimizers with everything below them."""
     callback = MlflowCallback(evaluate=is_recorded, compile=is_recorded)
     dspy.configure(lm=answering(), callbacks=[callback])
     examples = [dspy.Example(question="why?", answer="42").with_inputs("question")]
     dspy.Evaluate(devset=examples, metric=lambda *_: 1.0, num_threads=1)(Program())
     dspy.LabeledFewShot().compile(Program(), trainset=examples)
     roots = [tree(trace)[0][0] for trace in dspy_traces.all()]
-    assert roots == (["Evaluate", "LabeledFewShot"] if is_recorded else [])
+    assert roots == (["Evaluate", "Example", "LabeledFewShot"] if is_recorded else [])
 
 
 def test_a_plain_function(dspy_traces):

@@ -219,6 +219,16 @@ def test_an_optimizers_trials_are_printed(tmp_path):
     assert done.stdout.endswith(OPTIMIZED)
 
 
+@pytest.mark.timeout(300)
+def test_an_evaluation_is_looked_up(tmp_path):
+    """The example on evaluations finds the traces of its examples, and the one that failed with the reason."""
+    done = run("evaluate_program.py", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "66.67% of 3 examples\nHow old must a President be? 'thirty five years' is not in the answer.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [

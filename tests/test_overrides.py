@@ -16,7 +16,7 @@ import dspy
 import mlflow
 import pydantic
 import pytest
-from expected import failed, ok
+from expected import example, failed, ok
 from heard import Heard
 from offline_lm import OfflineLM
 from programs import Program, predict_tree, program_tree
@@ -31,6 +31,7 @@ from dspy_mlflow_callbacks import (
     attach,
     suppress_tracing,
 )
+from dspy_mlflow_callbacks.testing.captured import tree
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -520,7 +521,10 @@ def test_an_evaluation_with_a_callback_is_recorded_whole(dspy_traces):
     evaluation.callbacks = [MlflowCallback()]
     with dspy.context(lm=OfflineLM(), callbacks=[]):
         evaluation(Program())
-    assert dspy_traces.tree() == [ok("Evaluate", "EVALUATOR", *[program_tree()] * 4)]
+    assert [tree(trace) for trace in dspy_traces.all()] == [
+        [ok("Evaluate", "EVALUATOR")],
+        *[[example(program_tree())]] * 4,
+    ]
 
 
 def test_a_compile_with_a_callback_is_recorded_whole(dspy_traces):

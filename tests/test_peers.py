@@ -179,14 +179,15 @@ def test_autolog_may_be_switched_in_mid_call(autolog, recorded, switch):
 
 @pytest.mark.warns
 @pytest.mark.parametrize("num_threads", [1, 4])
-def test_autologs_metric_values_land_on_the_evaluations_trace(autolog, dspy_traces, num_threads):
-    """What MLflow's autolog logs of a metric stands on the trace that the program's call is in, and on no other."""
+def test_autologs_metric_values_land_on_the_examples_trace(autolog, dspy_traces, num_threads):
+    """What MLflow's autolog logs of a metric stands on the trace of the example, once, and on no other."""
     autolog()
     peer_programs.call()
     peer_programs.evaluate(num_threads)
-    earlier, evaluation = dspy_traces.all()
-    values = [(each.name, each.value) for each in evaluation.info.assessments]
-    assert (earlier.info.assessments, values) == ([], [("exact", True)] * len(QUESTIONS))
+    earlier, evaluation, *examples = dspy_traces.all()
+    values = [[(each.name, each.value) for each in trace.info.assessments] for trace in examples]
+    assert (earlier.info.assessments, evaluation.info.assessments) == ([], [])
+    assert values == [[("exact", True)]] * len(QUESTIONS)
 
 
 @pytest.mark.warns
@@ -332,12 +333,13 @@ def test_ours_stands_aside_where_mlflow_gets_openinferences_spans(beside_openinf
 
 
 def test_openinferences_spans_nest_below_ours_of_an_evaluation(beside_openinference):
-    """With one provider for all, an evaluation, which OpenInference does not record, is ours with its spans below."""
+    """With one provider for all, examples, which OpenInference does not record, are ours with its spans below."""
     said = beside_openinference("MLflow's provider")
     below = ordered(said["theirs"]["mlflow"]["evaluate"])
-    ((*evaluate, children),) = said["both"]["mlflow"]["evaluate"]
-    assert evaluate == ["Evaluate", "EVALUATOR", "OK"]
-    assert ordered(children) == below
+    evaluate, *examples = said["both"]["mlflow"]["evaluate"]
+    assert evaluate == ["Evaluate", "EVALUATOR", "OK", []]
+    assert {tuple(example) for *example, _ in examples} == {("Example", "CHAIN", "OK")}
+    assert ordered(child for *_, children in examples for child in children) == below
 
 
 def test_the_first_trace_beside_openinference_is_whole(beside_openinference):

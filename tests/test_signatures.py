@@ -24,7 +24,7 @@ class Typed(dspy.Signature):
     text: str = dspy.InputField(desc="any text")
     numbers: list[int] = dspy.InputField()
     label: Literal["a", "b"] = dspy.OutputField()
-    note: Optional[str] = dspy.OutputField()  # noqa: UP045  (shown as it is written)
+    note: Optional[str] = dspy.OutputField()  # noqa: UP045  (shown alike)
 
 
 def program(signature=Typed, demos=()):
@@ -48,7 +48,7 @@ def test_signature_attributes():
     }
     assert {name: field["type"] for name, field in shown["dspy.fields"]["outputs"].items()} == {
         "label": "typing.Literal['a', 'b']",
-        "note": "typing.Optional[str]",
+        "note": "str | None",
     }
     assert shown["dspy.fields"]["inputs"]["text"]["desc"] == "any text"
 

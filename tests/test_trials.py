@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import dspy
+import orjson
 import pytest
 from offline_lm import OfflineLM
 from optimizers import TRAINSET, avatar, exact, student
@@ -12,6 +13,8 @@ from programs import Echo
 
 from dspy_mlflow_callbacks import MlflowCallback, optimizer_runs
 from dspy_mlflow_callbacks.optimizing import CompileSummary
+from dspy_mlflow_callbacks.optimizing.candidates import candidate_of
+from dspy_mlflow_callbacks.optimizing.spending import Amount
 from dspy_mlflow_callbacks.optimizing.trials import MAX_EXAMPLE_TRACES
 
 
@@ -81,6 +84,29 @@ def test_smaller_devsets_are_minibatches():
     assert batches == ["full", "minibatch", "full"]
 
 
+def test_thresholds_are_part_of_a_candidate():
+    """What DSPy fits beside instructions, such as thresholds, is a line of a trial's instructions."""
+    program = dspy.Predict("question -> answer")
+    before = candidate_of(program)
+    program.fields = {"answer": {"threshold": 0.5}}
+    (line,) = set(candidate_of(program).instructions) - set(before.instructions)
+    assert line == 'thresholds: {"answer":{"threshold":0.5}}'
+
+
+def test_proposing_inside_a_compile_counts_to_the_one_around():
+    """What an optimizer inside another one spends on proposing is spent on proposing there too."""
+    outer = summary()
+    inner = CompileSummary("another call", {}, outer)
+    inner.spent(Amount({"total_tokens": 3}, 0.5, is_recorded=False))
+    spent = {"trials": {"lm_calls": 0, "tokens": {}, "cost": None}, "proposing": PROPOSED}
+    assert orjson.loads(outer.closing()["dspy.compile.spent"]) == spent
+    assert orjson.loads(outer.closing()["mlflow.chat.tokenUsage"]) == {"total_tokens": 3}
+    assert "mlflow.chat.tokenUsage" not in inner.closing()
+
+
+PROPOSED = {"lm_calls": 1, "tokens": {"total_tokens": 3}, "cost": 0.5}
+
+
 def test_what_is_no_program_of_dspys_is_tried_too(dspy_traces):
     """An optimizer may evaluate any callable: its trial has a score, and neither instructions nor a fingerprint."""
 
@@ -110,7 +136,7 @@ def test_an_lm_that_raises_is_no_cost(dspy_traces):
     with dspy.context(lm=Raising(), callbacks=[MlflowCallback(evaluate="off")]):
         dspy.BootstrapFewShot(metric=exact, max_labeled_demos=0).compile(student(), trainset=TRAINSET[:2])
     (run,) = optimizer_runs(dspy_traces.one())
-    assert [(trial.examples, trial.lm_calls, trial.score) for trial in run.trials] == [(2, 0, None)]
+    assert [(trial.examples, trial.lm_calls, trial.score) for trial in run.trials] == [(2, 0, 0.0)]
 
 
 def test_an_avatars_threads_are_heard_where_only_they_are_asked_for(dspy_traces):

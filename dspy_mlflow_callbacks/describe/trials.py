@@ -1,20 +1,12 @@
-"""Trials of an optimizer: one candidate, evaluated or run on examples."""
+"""Trials of an optimizer: one candidate, evaluated or run on examples. A trial knows its name itself."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import dspy
 
 from dspy_mlflow_callbacks.describe import evaluations
 from dspy_mlflow_callbacks.describe.content import Closing, Opening
-from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart
-
-
-def name(kind: CallKind, instance: Any, inputs: Mapping[str, Any], parent: CallStart | None) -> str:
-    """Return `Trial`; the trial itself knows its number."""
-    return "Trial"
+from dspy_mlflow_callbacks.events import CallEnd, CallStart
 
 
 def start(call: CallStart) -> Opening:

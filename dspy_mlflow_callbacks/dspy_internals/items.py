@@ -157,11 +157,14 @@ def _ours() -> list[Any]:
 
 
 @contextmanager
-def _heard_by(callbacks: list[Any]) -> Iterator[None]:
-    """Let *callbacks* hear what runs inside, too: threads of an optimizer's own do not see `dspy.context`."""
+def _heard_by(ours: list[Any]) -> Iterator[None]:
+    """Let *ours*, and no other callback of this package, hear what runs inside.
+
+    Threads of an optimizer's own do not see `dspy.context`, by which this package says who hears what, too.
+    """
     here = dspy.settings.get("callbacks", [])
-    missing = [each for each in callbacks if each not in here]
-    override = SettingsOverride(callbacks=[*here, *missing]) if missing else None
+    heard_by = [each for each in here if not getattr(each, "hears_unannounced_calls", False)] + ours
+    override = None if heard_by == here else SettingsOverride(callbacks=heard_by)
     try:
         yield
     finally:

@@ -35,12 +35,10 @@ def send_to_server(uri: str, feedback: Sequence[internals.Feedback]) -> str | No
 def _refused(store: Callable[[str, Any], None], uri: str, feedback: Any) -> str | None:
     try:
         store(uri, feedback)
-    except Exception as error:  # noqa: BLE001  (whatever a store raises)
+    except Exception as error:
         reason = failure(error)
         # What a store fails over itself it would fail over again, and the traces are stored.
-        if not isinstance(reason, StoreAwayError) or reason.may_be_the_batch:
-            return str(reason)
-    else:
-        return None
-    # Outside: MLflow's errors hold frames and credentials.
-    raise reason
+        if isinstance(reason, StoreAwayError) and not reason.may_be_the_batch:
+            raise
+        return str(reason)
+    return None
