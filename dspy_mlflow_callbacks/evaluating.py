@@ -36,11 +36,7 @@ def examples_of(data: Sequence[Any]) -> Examples | None:
     start = evaluation.start
     if start.kind is not CallKind.EVALUATE or start.is_hidden or not isinstance(evaluation.owner, Tracing):
         return None
-    try:
-        return Examples(evaluation, start, evaluation.owner, data)
-    except Exception as error:  # noqa: BLE001  (the boundary: the evaluation must not notice)
-        evaluation.owner.lost(error)
-        return None
+    return Examples(evaluation, start, evaluation.owner, data)
 
 
 def are_linked(evaluation: CallStart, option: str) -> bool:
