@@ -18,6 +18,7 @@ from dspy_mlflow_callbacks import (
     Diagnosis,
     Divergence,
     EndedTrace,
+    EvaluatedExample,
     Finding,
     KindFilter,
     LevelFilter,
@@ -57,6 +58,7 @@ from dspy_mlflow_callbacks import (
     load_program,
     log_model,
     optimizer_runs,
+    program_fingerprint,
     propagate,
     replay,
     save_model,
@@ -155,6 +157,10 @@ ratio: float = config.sampling_ratio
 rules: tuple[SamplingRule, ...] = config.sampling_rules
 name: str | None = config.experiment
 callback = MlflowCallback(config=config, level="info")
+callback = MlflowCallback(evaluate="nested")
+evaluated = EvaluatedExample(example={}, index=0, evaluation_id="tr-1", fingerprint=None, metric="exact")
+place: int | None = evaluated.index
+
 filters: list[Middleware] = [
     *config.middleware(),
     KindFilter(["lm"], exclude=[CallKind.EVALUATE]),
@@ -207,7 +213,8 @@ replay(Path("trace.json"), mode="exact")  # type: ignore[arg-type]
 def saving(program: Any) -> None:
     save_program(program, "program", config=TracingConfig(level="info"))
     load_program("program", allow_pickle=True)
-    save_model(program, "model", use_dspy_model_save=True)
+    fingerprint: str = program_fingerprint(program)
+    save_model(program, fingerprint, use_dspy_model_save=True)
     log_model(program, name="answers")
     load_model("models:/answers/1")
 
