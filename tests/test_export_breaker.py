@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from email.utils import formatdate
 
 import pytest
+import sqlalchemy.exc
 from ended import EndedTrace
 from spooled_traces import Clock
 
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
-from dspy_mlflow_callbacks.export.errors import StoreAwayError
+from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError, failure
 from dspy_mlflow_callbacks.export.lanes import FAILURES_UNTIL_OPEN, MOST_TRACES, Route
 from dspy_mlflow_callbacks.export.tracking_store import deliver
 from dspy_mlflow_callbacks.export.waiting import Destination
@@ -57,6 +59,15 @@ def test_what_the_store_asks_for_is_honoured(route, hurried):
     assert route.due_in(hurried=hurried) == 600.0
     route.succeed(1)
     assert route.due_in(hurried=hurried) <= 0
+
+
+def test_a_database_that_cannot_be_opened_is_away(monkeypatch):
+    """What SQLAlchemy says of a locked or absent database means later; an error of another kind means never."""
+    error = sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("database is locked"))
+    assert isinstance(failure(error), StoreAwayError)
+    assert isinstance(failure(ValueError("no")), RefusedError)
+    monkeypatch.delitem(sys.modules, "sqlalchemy.exc")
+    assert isinstance(failure(error), RefusedError)
 
 
 @pytest.mark.parametrize("status", [429, 503])

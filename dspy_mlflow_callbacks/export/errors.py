@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from http import HTTPStatus
 
 from mlflow.exceptions import MlflowException
@@ -50,7 +51,15 @@ def failure(error: Exception) -> StoreAwayError | RefusedError:
         return _failure(error.status, error, error.retry_after_s)
     if isinstance(error, MlflowException):
         return _failure(error.get_http_status_code(), error.message)
+    if _is_of_a_database_that_is_away(error):
+        return StoreAwayError(error)
     return RefusedError(repr(error))
+
+
+def _is_of_a_database_that_is_away(error: Exception) -> bool:
+    # One that is locked, or cannot be opened: MLflow wraps such errors only once it has opened its store.
+    exc = sys.modules.get("sqlalchemy.exc")  # there, if one of its errors was raised
+    return exc is not None and isinstance(error, exc.OperationalError)
 
 
 def _failure(status: int, reason: object, retry_after_s: float = 0.0) -> StoreAwayError | RefusedError:

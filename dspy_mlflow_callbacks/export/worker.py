@@ -155,12 +155,10 @@ class Worker:
         if self._buffer.is_hurried and not self._buffer.is_ending:
             return
         for destination, lane in self._lanes.away():
-            entries = [entry for entry in lane if entry.spool is not None]
-            ready = [entry for entry in entries if self._outcomes.prepare(entry)]
-            gone = {id(entry) for entry in self._outcomes.keep(ready)} | {id(entry) for entry in entries} - set(
-                map(id, ready)
-            )
-            self._lanes.replace(destination, [entry for entry in lane if id(entry) not in gone])
+            staying = [entry for entry in lane if entry.spool is None]
+            ready = [entry for entry in lane if entry.spool is not None and self._outcomes.prepare(entry)]
+            kept = set(map(id, self._outcomes.keep(ready)))
+            self._lanes.replace(destination, [*staying, *(entry for entry in ready if id(entry) not in kept)])
 
     # What the sender tells.
 

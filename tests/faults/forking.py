@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import dspy
 import mlflow
+from mlflow.tracking import fluent
 from offline_lm import OfflineLM
 from programs import Program
 
@@ -63,21 +64,32 @@ def begin(said):
     return child, reading
 
 
-def lines_of(reading):
-    with os.fdopen(reading) as pipe:
-        return [json.loads(line) for line in pipe if line.endswith("\n")]
+def lines_of(reading, beginning=b""):
+    with os.fdopen(reading, "rb") as pipe:
+        data = beginning + pipe.read()
+    return [json.loads(line) for line in data.split(b"\n")[:-1]]  # the last one was cut off by the kill, or is empty
+
+
+def know_the_experiment(said):
+    """Let lives not ask for it, each at its first call; a server may be away."""
+    fluent._active_experiment_id = os.environ["MLFLOW_EXPERIMENT_ID"]
+    if said["opens_store"]:
+        mlflow.MlflowClient().get_experiment(fluent._active_experiment_id)
 
 
 def main():
     said = json.loads(sys.argv[1])
+    know_the_experiment(said)
     chance, heard = random.Random(said["seed"]), []
     for _ in range(said["rounds"]):
         lives = [begin(said) for _ in range(said["at_once"])]
+        beginnings = [b""] * len(lives)
         if said["kill_within_s"]:
-            time.sleep(chance.uniform(0.05, said["kill_within_s"]))
+            beginnings = [os.read(reading, 1 << 16) for _, reading in lives]  # until a first call has ended
+            time.sleep(chance.uniform(0.0, said["kill_within_s"]))
             for child, _ in lives:
                 os.kill(child, signal.SIGKILL)
-        heard += [lines_of(reading) for _, reading in lives]
+        heard += [lines_of(reading, beginning) for (_, reading), beginning in zip(lives, beginnings, strict=True)]
         for child, _ in lives:
             os.waitpid(child, 0)
     sys.stdout.write(json.dumps(heard))

@@ -148,6 +148,10 @@ options = MlflowCallback(
     exit_timeout_s=5,
     max_open_s=60,
     max_silent_s=3600,
+    spool_dir=Path("spool"),
+    max_spool_bytes=1_000_000,
+    max_spool_age_s=3600,
+    durable="fsync",
     verbosity="error",
 )
 config = TracingConfig(events=["lm"], sampling_rules=[{"ratio": 0.5}], tags={"team": "search"})
@@ -201,7 +205,14 @@ autolog(disable=True)
 autolog(sampling_rato=0.1)  # type: ignore[call-arg]
 
 again: Replay = replay(
-    "tr-1", answer, mode="live", tools="live", from_span="Program.answer", lm=None, inputs={"question": "?"}
+    "tr-1",
+    answer,
+    mode="live",
+    tools="live",
+    from_span="Program.answer",
+    lm=None,
+    inputs={"question": "?"},
+    spool_dir="spool",
 )
 kinds: list[str] = [divergence.kind + divergence.diff for divergence in again.divergences]
 seconds: list[float | None] = [timing.recorded_s for timing in again.timings if isinstance(timing, Timing)]

@@ -68,6 +68,8 @@ class Spools:
 
     def write_ahead(self, entry: Entry, timeout_s: float = BUSY_SECONDS) -> None:
         """Write a trace that this process delivers, so that it is not lost with it."""
+        if entry.spool is None or self._is_off(entry.spool.folder):
+            return
         row = self._row(entry)
         if row is not None:
             entry.row = self._use(entry.spool, lambda spool: spool.add(row, is_mine=True, timeout_s=timeout_s)) or 0
@@ -80,7 +82,9 @@ class Spools:
         """Keep traces that their store has refused, with the reason, as dead letters; return those that are."""
         kept = []
         for entry in entries:
-            row = None if entry.spool is None else self._row(entry)
+            if entry.spool is None or self._is_off(entry.spool.folder):
+                continue
+            row = self._row(entry)
             if row is not None and self._use(entry.spool, _rejects(attrs.evolve(row, id=entry.row), str(error))):
                 kept.append(entry)
         return kept
@@ -118,6 +122,8 @@ class Spools:
 
     def _keep(self, entries: Sequence[Entry], timeout_s: float) -> list[Entry]:
         settings = entries[0].spool
+        if settings is None or self._is_off(settings.folder):
+            return []
         ahead = [entry for entry in entries if entry.row]
         new = [(entry, row) for entry in entries if not entry.row and (row := self._row(entry)) is not None]
         kept: list[Entry] = []
@@ -125,7 +131,7 @@ class Spools:
             kept += ahead
         if new and self._use(settings, lambda spool: spool.add_all([(row, None) for _, row in new], timeout_s)):
             kept += [entry for entry, _ in new]
-        if kept and settings is not None:
+        if kept:
             self.open(settings).expected |= {as_text(entry.trace.destination) for entry in kept}
         return kept
 
@@ -142,6 +148,9 @@ class Spools:
             rows = list(group)
             self._use(rows[0].spool, functools.partial(_with_rows, work, [entry.row for entry in rows]))
 
+    def _is_off(self, folder: str) -> bool:
+        return self._clock() < self._off_until.get(folder, 0.0)
+
     def _use(self, settings: SpoolSettings | None, work: Callable[[Spool], Any]) -> Any:
         if settings is None:
             return None
@@ -149,7 +158,7 @@ class Spools:
         return self._try(settings.folder, lambda: work(spool))
 
     def _try(self, folder: str, work: Callable[[], Any]) -> Any:
-        if self._clock() < self._off_until.get(folder, 0.0):
+        if self._is_off(folder):
             return None
         try:
             return work()
