@@ -190,7 +190,7 @@ WRONG_TEXTS = [
     ("on_full", "wait", "must be one of block, drop, got 'wait'"),
     ("max_block_s", "0", "must be a number above 0, got 0.0"),
     ("exit_timeout_s", "long", "must be a number"),
-    ("max_silent_s", "no", "must be a number"),
     ("max_open_s", "nan", "must be a number above 0, got nan"),
+    ("max_silent_s", "no", "must be a number"),
     ("verbosity", "loud", "must be one of silent, error, warning, info, debug, got 'loud'"),
 ]
