@@ -202,11 +202,11 @@ WRONG_TEXTS = [
     ("on_full", "wait", "must be one of block, drop, got 'wait'"),
     ("max_block_s", "0", "must be a number above 0, got 0.0"),
     ("exit_timeout_s", "long", "must be a number"),
-    ("max_silent_s", "no", "must be a number"),
     ("max_open_s", "nan", "must be a number above 0, got nan"),
     ("spool_dir", "a\0b", "must be a path, got 'a\\x00b'"),
     ("max_spool_bytes", "much", "must be a whole number"),
     ("max_spool_age_s", "0", "must be a number above 0, got 0.0"),
     ("durable", "always", _SWITCH),
+    ("max_silent_s", "no", "must be a number"),
     ("verbosity", "loud", "must be one of silent, error, warning, info, debug, got 'loud'"),
 ]

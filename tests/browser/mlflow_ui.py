@@ -105,10 +105,10 @@ class MlflowUI:
         self._open("traces")
         self.rows.first.wait_for()
 
-    def open_model(self, model_id: str) -> None:
-        """Open the traces of a logged model."""
+    def open_model(self, model_id: str) -> Locator:
+        """Open the traces of a logged model, which are another table than those of the experiment."""
         self._open(f"models/{model_id}/traces")
-        self.rows.first.wait_for()
+        return self.page.get_by_role("main")
 
     @property
     def rows(self) -> Locator:

@@ -314,7 +314,7 @@ def test_a_logged_model_shows_its_traces(ui, dspy_traces):
         Program()(question="not of the model")
     mlflow.pyfunc.load_model(info.model_uri).predict("of the model")
     mlflow.clear_active_model()
-    ui.open_model(info.model_id)
-    expect(ui.rows).to_have_count(1)
-    expect(ui.rows).to_contain_text("of the model")
-    expect(ui.rows).not_to_contain_text("not of the model")
+    page = ui.open_model(info.model_id)
+    for shown in ("answers", "1 of 1", '{ "question": "of the model" }'):
+        expect(page).to_contain_text(shown, use_inner_text=True)
+    expect(page).not_to_contain_text("not of the model")

@@ -31,7 +31,7 @@ def test_ctrl_c_in_mid_run_drains(processes):
         program.send_signal(signal.SIGINT)
         # Python forgets that it was Ctrl-C where something runs `exec` at its exit, as SQLAlchemy does.
         assert program.wait(100) in (-signal.SIGINT, 1)
-        assert program.stderr.read().endswith("KeyboardInterrupt\n")
+        assert "KeyboardInterrupt\n" in program.stderr.read()
     (trace,) = processes.traces()
     assert [span.status.status_code for span in trace.data.spans] == ["ERROR"] + ["OK"] * 5
     assert trace.data.spans[0].status.description.startswith("KeyboardInterrupt")
