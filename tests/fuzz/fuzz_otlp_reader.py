@@ -1,12 +1,13 @@
 """Fuzzes the reader of OTLP with atheris: `make fuzz`.
 
-Any bytes are read, or refused with the one error that is documented; what is read can be written as JSON.
+Any bytes are read, or refused with the one error that is documented.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
@@ -21,12 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def read(data: bytes) -> None:
     """Read *data* as the spool and the exporter's process do."""
-    try:
-        spans = spans_of(data)
-    except DecodeError:
-        return
-    for span in spans:
-        span.to_json()
+    with suppress(DecodeError):
+        spans_of(data)
 
 
 def seeds(folder: Path) -> None:
