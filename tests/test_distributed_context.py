@@ -13,6 +13,7 @@ import mlflow
 import pytest
 from expected import bare, ok, ordered
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.sdk.trace import SpanProcessor
 from programs import Program, Runs, answering, program_tree
 from stored import run_of
 from threads import at_once
@@ -23,6 +24,7 @@ from dspy_mlflow_callbacks import (
     RatioSampler,
     continue_trace,
     inject_headers,
+    mlflow_internals,
     suppress_tracing,
     trace_context,
 )
@@ -613,3 +615,61 @@ def test_random_orders(dspy_traces):
 
     asyncio.run(main())
     assert dspy_traces.tree() == [bare("Runs", *[bare("Echo")] * 6)]
+
+
+# When something fails
+
+
+class Refuses(dict):
+    """Takes no headers."""
+
+    def __setitem__(self, key, value):
+        raise OSError("no luck")
+
+
+class Raises(SpanProcessor):
+    """Fails when it is asked for what it has."""
+
+    def force_flush(self, timeout_millis=0):
+        raise OSError("no luck")
+
+
+@pytest.mark.warns
+def test_a_call_goes_out_without_its_trace(dspy_traces, warned):
+    """Where headers cannot be written, the call goes out without them, with one warning."""
+    carrier = Refuses()
+    for _ in range(2):
+        assert inject_headers(carrier) is carrier
+    assert warned.messages == ["A call to another process goes out without its trace: OSError('no luck')"]
+
+
+@pytest.mark.warns
+def test_work_runs_without_a_trace(dspy_traces, warned):
+    """Where a trace cannot be continued, the work runs all the same, with one warning."""
+    headers = sent(capture_inputs=False)
+    with dspy.context(callbacks=5), continue_trace(headers):
+        pass
+    (message,) = warned.messages
+    assert message.startswith("Another process's trace is not continued: TypeError(")
+
+
+@pytest.mark.warns
+@pytest.mark.engine("native")
+def test_work_ends_where_its_trace_cannot_be_left(dspy_traces, warned):
+    """Where what is in the way of a trace's end fails, the work is over all the same, with one warning."""
+    headers = sent()
+    mlflow.tracing.reset()
+    mlflow_internals.tracer().provider.add_span_processor(Raises())
+    with continue_trace(headers), mlflow.start_span("own"):
+        pass
+    mlflow.tracing.reset()
+    REMOTE_TRACES._begin()  # it is still joined
+    assert warned.messages == ["Another process's trace is not left as it should be: OSError('no luck')"]
+
+
+def test_a_part_that_began_before_a_fork(dspy_traces):
+    """A forked process leaves what its parent has joined, and joins anew."""
+    REMOTE_TRACES.leave(5)
+    with continue_trace(sent()):
+        REMOTE_TRACES._begin()
+    assert len(REMOTE_TRACES) == 0

@@ -7,12 +7,14 @@ MLflow's API does at a trace's end, which says the same and settles nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.entities.trace_status import TraceStatus
+from mlflow.exceptions import MlflowException
 from mlflow.tracing import provider
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import TraceMetadataKey
@@ -108,6 +110,10 @@ def merge_info(uri: str, info: TraceInfo) -> None:
     _merge(TracingClient(uri).store, info)
 
 
+# For how long MLflow's thread that ends a trace waits for the one that stores its spans, in seconds.
+_WAITS_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
 class _OfShared(dict[str, str]):
     """The metadata of a trace to which other processes add spans."""
 
@@ -119,12 +125,12 @@ class _SharedTraces:
         self._exporter = exporter
         self._original = exporter._log_trace
 
-    def __call__(self, trace: Any, prompts: Sequence[Any], workspace: str | None = None) -> None:
+    def __call__(self, trace: Any, *args: Any, **kwargs: Any) -> None:
         if is_shared(trace.info):
             exporter = _with_client(self._exporter, _Merging(self._exporter._client, trace.data.spans))
-            MlflowV3SpanExporter._log_trace(exporter, trace, prompts, workspace)
+            MlflowV3SpanExporter._log_trace(exporter, trace, *args, **kwargs)
         else:
-            self._original(trace, prompts, workspace=workspace)
+            self._original(trace, *args, **kwargs)
 
 
 class _Merging:
@@ -144,9 +150,18 @@ class _Merging:
 
     def start_trace(self, info: TraceInfo) -> TraceInfo:
         """Add to a stored trace what is known of it as a whole."""
-        # MLflow stores the spans in another of its threads, perhaps later; to store them twice is to store them.
-        self._client.log_spans(info.experiment_id, list(self._spans))
+        # MLflow stores the spans in another of its threads, which may take a moment longer.
+        if not any(_is_stored(self._client.store, info.trace_id, after_s) for after_s in _WAITS_S):
+            self._client.log_spans(info.experiment_id, list(self._spans))
         return _merge(self._client.store, info)
+
+
+def _is_stored(store: Any, trace_id: str, after_s: float) -> bool:
+    time.sleep(after_s)
+    try:
+        return store.get_trace_info(trace_id) is not None
+    except MlflowException:
+        return False
 
 
 def _with_client(exporter: Any, client: Any) -> Any:
