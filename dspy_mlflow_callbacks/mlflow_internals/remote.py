@@ -105,11 +105,6 @@ def is_shared(info: TraceInfo) -> bool:
     return isinstance(info.trace_metadata, _OfShared)
 
 
-def merge_info(uri: str, info: TraceInfo) -> None:
-    """Add what is known of a stored trace as a whole, and leave its totals to the store."""
-    _merge(TracingClient(uri).store, info)
-
-
 # For how long MLflow's thread that ends a trace waits for the one that stores its spans, in seconds.
 _WAITS_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -151,16 +146,16 @@ class _Merging:
     def start_trace(self, info: TraceInfo) -> TraceInfo:
         """Add to a stored trace what is known of it as a whole."""
         # MLflow stores the spans in another of its threads, which may take a moment longer.
-        if not any(_is_stored(self._client.store, info.trace_id, after_s) for after_s in _WAITS_S):
+        if not any(_has_root(self._client.store, info.trace_id, after_s) for after_s in _WAITS_S):
             self._client.log_spans(info.experiment_id, list(self._spans))
-        return _merge(self._client.store, info)
+        return merge(self._client.store, info)
 
 
-def _is_stored(store: Any, trace_id: str, after_s: float) -> bool:
+def _has_root(store: Any, trace_id: str, after_s: float) -> bool:
     time.sleep(after_s)
     try:
-        return store.get_trace_info(trace_id) is not None
-    except MlflowException:
+        return store.get_trace_info(trace_id).state is not TraceState.IN_PROGRESS
+    except MlflowException:  # it has no span of the trace
         return False
 
 
@@ -170,12 +165,13 @@ def _with_client(exporter: Any, client: Any) -> Any:
     return copied
 
 
-def _merge(store: Any, info: TraceInfo) -> TraceInfo:
+def merge(store: Any, info: TraceInfo) -> TraceInfo:
+    """Add what is known of a stored trace as a whole, and leave its totals to the store."""
     stored = store.get_trace_info(info.trace_id)
-    merge = getattr(store, "deprecated_end_trace_v2", None)
-    if merge is None or not _fits(info, stored):
+    end_trace = getattr(store, "deprecated_end_trace_v2", None)
+    if end_trace is None or not _fits(info, stored):
         return store.start_trace(info)
-    merge(
+    end_trace(
         request_id=info.trace_id,
         timestamp_ms=max(_end_of(info), _end_of(stored)),
         status=TraceStatus.from_state(info.state),
