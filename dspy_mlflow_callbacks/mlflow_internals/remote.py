@@ -106,7 +106,7 @@ def is_shared(info: TraceInfo) -> bool:
 
 
 # For how long MLflow's thread that ends a trace waits for the one that stores its spans, in seconds.
-_WAITS_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
+_WAITS_S = (0.0, 0.1, 0.2, 0.5, 1.0)
 
 
 class _OfShared(dict[str, str]):
@@ -121,24 +121,18 @@ class _SharedTraces:
         self._original = exporter._log_trace
 
     def __call__(self, trace: Any, *args: Any, **kwargs: Any) -> None:
-        if is_shared(trace.info):
-            exporter = _with_client(self._exporter, _Merging(self._exporter._client, trace.data.spans))
+        if is_shared(trace.info) and self._exporter._store_supports_log_spans:
+            exporter = _with_client(self._exporter, _Merging(self._exporter._client))
             MlflowV3SpanExporter._log_trace(exporter, trace, *args, **kwargs)
         else:
             self._original(trace, *args, **kwargs)
 
 
 class _Merging:
-    """MLflow's client for a store, which ends a trace without settling it.
+    """MLflow's client for a store, which ends a trace without settling it."""
 
-    Args:
-        client: MLflow's client.
-        spans: All spans of the trace.
-    """
-
-    def __init__(self, client: TracingClient, spans: Sequence[Any]) -> None:
+    def __init__(self, client: TracingClient) -> None:
         self._client = client
-        self._spans = spans
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -146,9 +140,8 @@ class _Merging:
     def start_trace(self, info: TraceInfo) -> TraceInfo:
         """Add to a stored trace what is known of it as a whole."""
         # MLflow stores the spans in another of its threads, which may take a moment longer.
-        if not any(_has_root(self._client.store, info.trace_id, after_s) for after_s in _WAITS_S):
-            self._client.log_spans(info.experiment_id, list(self._spans))
-        return merge(self._client.store, info)
+        is_stored = any(_has_root(self._client.store, info.trace_id, after_s) for after_s in _WAITS_S)
+        return merge(self._client.store, info) if is_stored else self._client.start_trace(info)
 
 
 def _has_root(store: Any, trace_id: str, after_s: float) -> bool:
