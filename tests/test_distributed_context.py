@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import json
 import random
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import dspy
 import mlflow
 import pytest
 from expected import bare, ok, ordered
+from mlflow.tracing.client import TracingClient
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.sdk.trace import SpanProcessor
 from programs import Program, Runs, answering, program_tree
 from stored import run_of
 from threads import at_once
@@ -23,14 +28,17 @@ from dspy_mlflow_callbacks import (
     RatioSampler,
     continue_trace,
     inject_headers,
+    mlflow_internals,
     suppress_tracing,
     trace_context,
 )
+from dspy_mlflow_callbacks.mlflow_internals import remote
 from dspy_mlflow_callbacks.spans.remote_traces import REMOTE_TRACES
 from dspy_mlflow_callbacks.testing.captured import tree
 
 USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 COST = {"input_cost": 0.25, "output_cost": 0.5, "total_cost": 0.75}
+ON_BOTH = pytest.mark.parametrize("engine", ["auto", "native"], indirect=True)
 FOREIGN = f"00-{random.getrandbits(128):032x}-{0xDEF:016x}-01"
 
 
@@ -131,6 +139,7 @@ def test_many_threads_on_one_trace(dspy_traces):
     assert ordered(dspy_traces.tree()) == [bare("Runs", *[bare("Runs", bare("Echo"))] * 40)]
 
 
+@ON_BOTH
 def test_spans_of_ones_own_join_too(dspy_traces):
     """`mlflow.start_span` under headers, without any program, is stored in the trace."""
     with continue_trace(sent()):
@@ -141,6 +150,7 @@ def test_spans_of_ones_own_join_too(dspy_traces):
     assert dspy_traces.tree() == [bare("Runs", ok("own", "UNKNOWN", bare("Echo")), ok("other", "UNKNOWN"))]
 
 
+@ON_BOTH
 def test_a_task_that_outlives_the_scope(dspy_traces):
     """What a task that was started under headers does after the block has ended is stored in the trace too."""
     headers = sent()
@@ -173,6 +183,7 @@ def test_a_chain_of_processes(dspy_traces):
     assert baggage_of(first) == baggage_of(second)
 
 
+@ON_BOTH
 @pytest.mark.parametrize("metadata", [{}, {"commit": "abc"}])
 @pytest.mark.parametrize("order", ["before the root's end", "after it is stored"])
 def test_totals_are_those_of_the_whole_tree(dspy_traces, metadata, order):
@@ -225,6 +236,82 @@ def test_an_error_in_a_part_is_on_its_span(dspy_traces):
         Runs(fail)()
     assert dspy_traces.tree() == [bare("Runs", ("Runs", "CHAIN", "ERROR", []))]
     assert dspy_traces.one().info.state == "OK"
+
+
+@ON_BOTH
+def test_what_only_mlflows_own_end_of_a_trace_can_say(dspy_traces):
+    """A client's request id is kept, also of a trace that goes on elsewhere."""
+
+    def drive(_):
+        mlflow.update_current_trace(client_request_id="request 7")
+        assert inject_headers() == inject_headers()
+
+    Runs(drive)()
+    assert dspy_traces.one().info.client_request_id == "request 7"
+
+
+@ON_BOTH
+def test_attachments_of_a_shared_trace(dspy_traces):
+    """Binary data of a trace that goes on elsewhere is stored beside it."""
+    sent(around=lambda: Echo()(question="data:image/png;base64,iVBORw0KGgo="))
+    (echo,) = dspy_traces.spans(name="Echo")
+    assert "mlflow-attachment" in str(echo.inputs)
+
+
+@pytest.mark.engine("native")
+def test_a_trace_that_is_not_shared_ends_as_ever(dspy_traces):
+    """Once a trace was shared, others are stored by MLflow as before."""
+    sent()
+    with mlflow.start_span("alone"):
+        pass
+    assert sorted(map(tree, dspy_traces.all())) == [[bare("Runs")], [ok("alone", "UNKNOWN")]]
+
+
+def test_a_store_that_has_no_span_yet(dspy_traces):
+    """Where the spans of a shared trace do not come, it ends as MLflow ends it."""
+    Echo()()
+    info = dspy_traces.one().info
+    info.trace_id = f"tr-{random.getrandbits(128):032x}"
+    info.tags, info.client_request_id = {}, "request 7"
+    client = TracingClient(mlflow.get_tracking_uri())
+    remote._Merging(client).start_trace(info)
+    assert client.get_trace_info(info.trace_id).client_request_id == "request 7"
+
+
+def test_a_span_that_is_open_when_the_part_ends(dspy_traces):
+    """A span of one's own that outlives the block is stored when it ends, and the trace is forgotten then."""
+    opened, closing = threading.Event(), threading.Event()
+
+    def work():
+        with mlflow.start_span("own"):
+            opened.set()
+            assert closing.wait(60)
+
+    with continue_trace(sent()):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=[work])
+        thread.start()
+        assert opened.wait(60)
+        joined = next(iter(REMOTE_TRACES._joined.values()))
+    assert len(REMOTE_TRACES) == 1
+    closing.set()
+    thread.join()
+    end = time.monotonic() + 60
+    while len(REMOTE_TRACES):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    REMOTE_TRACES.settle(joined)  # it is over already
+    assert dspy_traces.tree() == [bare("Runs", ok("own", "UNKNOWN"))]
+
+
+def test_mlflow_forgets_what_goes_on(dspy_traces):
+    """MLflow's own way to continue a trace forgets it at its end; what goes on is stored all the same."""
+    headers = sent()
+    with continue_trace(headers):
+        with mlflow.tracing.set_tracing_context_from_http_request_headers(headers):
+            pass
+        with continue_trace(headers), mlflow.start_span("own"):
+            pass
+    assert dspy_traces.tree() == [bare("Runs", ok("own", "UNKNOWN"))]
 
 
 # What is not recorded
@@ -297,6 +384,7 @@ def test_without_a_trace(dspy_traces):
         headers = inject_headers()
     assert "traceparent" not in headers
     with continue_trace(headers):
+        assert inject_headers() == headers
         Echo()()
     trace = dspy_traces.one()
     assert run_of(trace) == run.info.run_id
@@ -613,3 +701,61 @@ def test_random_orders(dspy_traces):
 
     asyncio.run(main())
     assert dspy_traces.tree() == [bare("Runs", *[bare("Echo")] * 6)]
+
+
+# When something fails
+
+
+class Refuses(dict):
+    """Takes no headers."""
+
+    def __setitem__(self, key, value):
+        raise OSError("no luck")
+
+
+class Raises(SpanProcessor):
+    """Fails when it is asked for what it has."""
+
+    def force_flush(self, timeout_millis=0):
+        raise OSError("no luck")
+
+
+@pytest.mark.warns
+def test_a_call_goes_out_without_its_trace(dspy_traces, warned):
+    """Where headers cannot be written, the call goes out without them, with one warning."""
+    carrier = Refuses()
+    for _ in range(2):
+        assert inject_headers(carrier) is carrier
+    assert warned.messages == ["A call to another process goes out without its trace: OSError('no luck')"]
+
+
+@pytest.mark.warns
+def test_work_runs_without_a_trace(dspy_traces, warned):
+    """Where a trace cannot be continued, the work runs all the same, with one warning."""
+    headers = sent(capture_inputs=False)
+    with dspy.context(callbacks=5), continue_trace(headers):
+        pass
+    (message,) = warned.messages
+    assert message.startswith("Another process's trace is not continued: TypeError(")
+
+
+@pytest.mark.warns
+@pytest.mark.engine("native")
+def test_work_ends_where_its_trace_cannot_be_left(dspy_traces, warned):
+    """Where what is in the way of a trace's end fails, the work is over all the same, with one warning."""
+    headers = sent()
+    mlflow.tracing.reset()
+    mlflow_internals.tracer().provider.add_span_processor(Raises())
+    with continue_trace(headers), mlflow.start_span("own"):
+        pass
+    mlflow.tracing.reset()
+    REMOTE_TRACES._begin()  # it is still joined
+    assert warned.messages == ["Another process's trace is not left as it should be: OSError('no luck')"]
+
+
+def test_a_part_that_began_before_a_fork(dspy_traces):
+    """A forked process leaves what its parent has joined, and joins anew."""
+    REMOTE_TRACES.leave(5)
+    with continue_trace(sent()):
+        REMOTE_TRACES._begin()
+    assert len(REMOTE_TRACES) == 0

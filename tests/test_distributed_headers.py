@@ -76,7 +76,7 @@ def test_what_travels_arrives(tags, session, user):
         ({"tracestate": ",".join(f"k{number}=1" for number in range(33))}, {}),
         ({"tracestate": "a=" + "x" * 257}, {}),
         ({"tracestate": ",".join(f"k{number}={'x' * 100}" for number in range(6))}, {}),
-        ({"baggage": "no value,=1,ä=1,a=b"}, {"baggage": "a=b"}),
+        ({"baggage": "no value,=1,,ä=1, a=b"}, {"baggage": "a=b"}),
         ({"baggage": ",".join(f"k{number}=1" for number in range(200))}, None),
     ],
 )

@@ -275,3 +275,14 @@ def test_the_thread_is_left_as_it_was(dspy_traces):
     with ThreadPoolExecutor(1) as pool, dspy.context():
         Runs(hand_over)()
         assert pool.submit(inject_headers).result().get("traceparent") is None
+
+
+@pytest.mark.warns
+def test_work_runs_without_its_trace(monkeypatch, warned):
+    """Where MLflow cannot say what is active, the work runs all the same, with one warning."""
+    monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", "nonsense")
+    function = propagate(len)
+    monkeypatch.delenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER")
+    assert function("why") == 3
+    (message,) = warned.messages
+    assert message.startswith("A thread's work is not part of the trace that handed it over: ")

@@ -28,7 +28,7 @@ def test_a_pool_of_ones_own(dspy_traces):
     """The block's three questions are one trace."""
     answers = PAGE.run("class Panel", dspy=dspy, program=Echo())["answers"]
     assert answers == ["Why?", "How?", "When?"]
-    assert dspy_traces.tree() == [bare("Panel", *[bare("Echo")] * 3)]
+    assert dspy_traces.tree() == [bare("Panel", *[bare("Panel.program")] * 3)]
 
 
 def test_from_one_process_to_another(dspy_traces):
@@ -42,7 +42,7 @@ def test_from_one_process_to_another(dspy_traces):
 @pytest.mark.parametrize("name", ["app", "service"])
 def test_the_middlewares(dspy_traces, name):
     """A request to either service continues the trace that its headers say."""
-    made = (PAGE.run("FastAPI()") if name == "app" else PAGE.run("Flask(__name__)"))[name]
+    made = (PAGE.run("FastAPI()") if name == "app" else PAGE.run("Flask(__name__)", __name__=__name__))[name]
     callbacks = dspy.settings.callbacks
 
     def answer():

@@ -7,12 +7,14 @@ MLflow's API does at a trace's end, which says the same and settles nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.entities.trace_status import TraceStatus
+from mlflow.exceptions import MlflowException
 from mlflow.tracing import provider
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import TraceMetadataKey
@@ -103,9 +105,8 @@ def is_shared(info: TraceInfo) -> bool:
     return isinstance(info.trace_metadata, _OfShared)
 
 
-def merge_info(uri: str, info: TraceInfo) -> None:
-    """Add what is known of a stored trace as a whole, and leave its totals to the store."""
-    _merge(TracingClient(uri).store, info)
+# For how long MLflow's thread that ends a trace waits for the one that stores its spans, in seconds.
+_WAITS_S = (0.0, 0.1, 0.2, 0.5, 1.0)
 
 
 class _OfShared(dict[str, str]):
@@ -119,34 +120,36 @@ class _SharedTraces:
         self._exporter = exporter
         self._original = exporter._log_trace
 
-    def __call__(self, trace: Any, prompts: Sequence[Any], workspace: str | None = None) -> None:
-        if is_shared(trace.info):
-            exporter = _with_client(self._exporter, _Merging(self._exporter._client, trace.data.spans))
-            MlflowV3SpanExporter._log_trace(exporter, trace, prompts, workspace)
+    def __call__(self, trace: Any, *args: Any, **kwargs: Any) -> None:
+        if is_shared(trace.info) and self._exporter._store_supports_log_spans:
+            exporter = _with_client(self._exporter, _Merging(self._exporter._client))
+            MlflowV3SpanExporter._log_trace(exporter, trace, *args, **kwargs)
         else:
-            self._original(trace, prompts, workspace=workspace)
+            self._original(trace, *args, **kwargs)
 
 
 class _Merging:
-    """MLflow's client for a store, which ends a trace without settling it.
+    """MLflow's client for a store, which ends a trace without settling it."""
 
-    Args:
-        client: MLflow's client.
-        spans: All spans of the trace.
-    """
-
-    def __init__(self, client: TracingClient, spans: Sequence[Any]) -> None:
+    def __init__(self, client: TracingClient) -> None:
         self._client = client
-        self._spans = spans
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def start_trace(self, info: TraceInfo) -> TraceInfo:
         """Add to a stored trace what is known of it as a whole."""
-        # MLflow stores the spans in another of its threads, perhaps later; to store them twice is to store them.
-        self._client.log_spans(info.experiment_id, list(self._spans))
-        return _merge(self._client.store, info)
+        # MLflow stores the spans in another of its threads, which may take a moment longer.
+        is_stored = any(_has_root(self._client.store, info.trace_id, after_s) for after_s in _WAITS_S)
+        return merge(self._client.store, info) if is_stored else self._client.start_trace(info)
+
+
+def _has_root(store: Any, trace_id: str, after_s: float) -> bool:
+    time.sleep(after_s)
+    try:
+        return store.get_trace_info(trace_id).state is not TraceState.IN_PROGRESS
+    except MlflowException:  # it has no span of the trace
+        return False
 
 
 def _with_client(exporter: Any, client: Any) -> Any:
@@ -155,12 +158,13 @@ def _with_client(exporter: Any, client: Any) -> Any:
     return copied
 
 
-def _merge(store: Any, info: TraceInfo) -> TraceInfo:
+def merge(store: Any, info: TraceInfo) -> TraceInfo:
+    """Add what is known of a stored trace as a whole, and leave its totals to the store."""
     stored = store.get_trace_info(info.trace_id)
-    merge = getattr(store, "deprecated_end_trace_v2", None)
-    if merge is None or not _fits(info, stored):
+    end_trace = getattr(store, "deprecated_end_trace_v2", None)
+    if end_trace is None or not _fits(info, stored):
         return store.start_trace(info)
-    merge(
+    end_trace(
         request_id=info.trace_id,
         timestamp_ms=max(_end_of(info), _end_of(stored)),
         status=TraceStatus.from_state(info.state),

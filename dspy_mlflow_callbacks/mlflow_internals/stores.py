@@ -29,6 +29,8 @@ from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX, http_request
 from mlflow.utils.workspace_context import set_server_request_workspace
 from packaging.version import Version
 
+from dspy_mlflow_callbacks.mlflow_internals.remote import merge
+
 _RUN_ID_HEADER = "x-mlflow-run-id"
 _LINKS_RUNS = Version("3.14")
 _VERSIONS: dict[str, Version] = {}
@@ -89,6 +91,11 @@ def write_spans(uri: str, experiment_id: str, spans: Sequence[Any]) -> None:
 def write_info(uri: str, info: Any) -> Any:
     """Write a trace's `TraceInfo` to an SQL store, and return it as the store has it."""
     return client_of(uri).start_trace(info)
+
+
+def merge_info(uri: str, info: Any) -> None:
+    """Add what is known of a stored trace as a whole, and leave its totals to the store."""
+    merge(_client(uri).store, info)
 
 
 def link_run(uri: str, trace_ids: Sequence[str], run_id: str) -> None:
