@@ -398,3 +398,10 @@ def test_an_empty_spool_shrinks(tmp_path):
 def test_settings_are_values():
     """Two settings with the same folder and limits are equal."""
     assert SpoolSettings(folder="a") == SpoolSettings(folder="a") != SpoolSettings(folder="a", durable=True)
+
+
+def test_a_lock_of_another_process_is_waited_for_in_time(spool, other):
+    """Where another process sets the spool aside for too long, it cannot be used now."""
+    spool.add(spooled_row(), is_mine=False)
+    with other.database._guard.alone(1.0), pytest.raises(SpoolError, match="another process has it for more than"):
+        spool.database.run(lambda connection: None, 0.01)

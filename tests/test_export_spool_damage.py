@@ -106,7 +106,7 @@ def test_a_sound_spool_is_not_set_aside(tmp_path):
 
 def test_only_the_last_damaged_spools_are_kept(tmp_path):
     """What is set aside does not fill the disk."""
-    for _ in range(salvage.MOST_KEPT * 2 + 3):
+    for _ in range(salvage.MOST_KEPT * 3 + 4):
         (tmp_path / FILE).write_bytes(b"no database" * 1000)
         assert set_aside(tmp_path / FILE, connect) is not None
     assert len(list(tmp_path.glob(f"{FILE}.damaged-*"))) <= salvage.MOST_KEPT * 3 + 3

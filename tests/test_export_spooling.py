@@ -344,8 +344,11 @@ def test_leases_are_renewed(make, folder, monkeypatch):
     limits = limits_of(folder, durable=True)
     put_all(exporter, [EndedTrace(), EndedTrace()], limits)
     assert exporter.flush(60)
-    exporter._spools.renew()
-    assert delivered(store)
+    renewed = []
+    (spool,) = exporter._spools.known()
+    monkeypatch.setattr(spool, "renew", lambda: renewed.append(True))
+    put_all(exporter, [EndedTrace()], limits)
+    wait_until(lambda: renewed)
 
 
 # --- what is in a row ---
@@ -533,3 +536,29 @@ def test_the_rescue_waits_for_what_is_being_prepared(make, folder, monkeypatch):
     thread.join(60)
     assert (trace.outcome(), waiting_ids(folder)) == ("spooled", [trace.id])
     store.may_answer.set()
+
+
+def test_a_fork_leaves_the_spool_to_its_parent(make, folder):
+    """A fork has spools of its own; the parent goes on with its."""
+    exporter = make(FakeStore())
+    exporter.put(EndedTrace(), limits_of(folder, durable=True))
+    assert exporter.flush(60)
+    exporter.before_fork()
+    exporter.after_fork_in_parent()
+    spools = exporter._spools
+    assert len(spools.known()) == 1
+    spools.before_fork()
+    spools.after_fork_in_child()
+    assert spools.known() == []
+
+
+@pytest.mark.warns
+def test_what_cannot_be_used_is_left_alone(make, tmp_path, warned):
+    """While a spool cannot be used nothing is encoded for it."""
+    (tmp_path / "file").write_text("")
+    store = FakeStore()
+    store.fails = lambda batch: RefusedError("no")
+    exporter = make(store)
+    limits = limits_of(tmp_path / "file", durable=True)
+    traces = put_all(exporter, [EndedTrace() for _ in range(3)], limits)
+    assert [trace.outcome() for trace in traces] == ["failed"] * 3

@@ -8,12 +8,15 @@ from pathlib import Path
 import dspy
 import mlflow
 import pytest
+from ended import EndedTrace, spans_of_a_trace
 from replays import counting, needs_engines, replay
-from spooled_traces import waiting_ids
+from spooled_traces import spool_at, waiting_ids
 
 import dspy_mlflow_callbacks.spooled as spooled_traces
 from dspy_mlflow_callbacks import MlflowCallback, TracingConfig
+from dspy_mlflow_callbacks.export.batch import Entry
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.export.spool.contents import row_of
 from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
 from dspy_mlflow_callbacks.replaying import ReplayError
 
@@ -119,3 +122,19 @@ def test_the_command_replays_from_a_spool(there, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     assert exited.value.code == 0, said.err
     assert json.loads(said.out)["of"] == trace_id
+
+
+def test_a_trace_of_spans_alone_is_read_by_its_root(tmp_path):
+    """A trace with nothing beside its spans has its tags and metadata from its root; a part of it is no trace."""
+    parts = [EndedTrace(spans=spans_of_a_trace(3, **{"mlflow.traceTag.team": "blue", "mlflow.modelId": "m-1"}))]
+    parts.append(EndedTrace(spans=parts[0].spans[1:]))
+    for number, trace in enumerate(parts):
+        spool = spool_at(tmp_path / str(number))
+        spool.add(row_of(Entry(0, trace, 1, trace.prepared()), 1e12), is_mine=False)
+        spool.database.close()
+    whole, part = (
+        spooled_traces.find(parts[0].id, SpoolSettings(folder=str(tmp_path / str(number)))) for number in range(2)
+    )
+    assert part is None
+    info = whole.trace.info
+    assert (info.tags["team"], info.trace_metadata["mlflow.modelId"], info.state.value) == ("blue", "m-1", "OK")

@@ -19,6 +19,8 @@ from offline_lm import OfflineLM
 from programs import Program
 from spooled_traces import status_of, waiting_ids
 
+from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
 from dspy_mlflow_callbacks.export.spool_flush import flush
 from dspy_mlflow_callbacks.export.waiting import Destination
@@ -156,12 +158,27 @@ def test_a_spool_that_cannot_be_written(database, tmp_path, durable):
     assert answers(lives) == expected_answers(2, 20)
 
 
-def test_a_database_that_is_locked(database, folder):
-    """While another program locks the database traces go to the spool, and are stored when it lets go."""
-    with closing(sqlite3.connect(database.tracking_uri.removeprefix("sqlite:///"))) as locking:
-        locking.execute("BEGIN EXCLUSIVE")
-        lives = live(database, folder, exit_s=3.0)
-        locking.rollback()
-    assert counts(lives) == {"stored": 0, "spooled": 40, "lost": 0, "dead_lettered": 0}
-    assert flush(SpoolSettings(folder=str(folder))) == 40
-    assert stored_ids(database) == sorted(ended(lives))
+@pytest.mark.warns
+def test_a_database_that_is_locked(database, folder, monkeypatch):
+    """While another program locks the database traces wait, at the end in the spool, and are stored when it lets go."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", database.experiment_id)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(database.tracking_uri)
+    callback = MlflowCallback(engine="recorded", spool_dir=folder)
+    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
+        Program()(question="first")
+        assert EXPORTER.flush(60)
+        with closing(sqlite3.connect(database.tracking_uri.removeprefix("sqlite:///"))) as locking:
+            locking.execute("BEGIN EXCLUSIVE")
+            answers = [Program()(question=str(number)).answer for number in range(20)]
+            EXPORTER.close(3.0)
+            EXPORTER._begin()  # this process goes on
+            locking.rollback()
+    stats = callback.stats()
+    assert (stats.stored, stats.spooled, stats.lost) == (1, 20, 0)
+    assert flush(SpoolSettings(folder=str(folder))) == 20
+    assert len(set(stored_ids(database))) == len(stored_ids(database)) == 21
+    mlflow.set_tracking_uri(before)
+    with dspy.context(lm=OfflineLM()):
+        assert answers == [Program()(question=str(number)).answer for number in range(20)]
