@@ -95,7 +95,7 @@ def write_info(uri: str, info: Any) -> Any:
 
 def merge_info(uri: str, info: Any) -> None:
     """Add what is known of a stored trace as a whole, and leave its totals to the store."""
-    merge(_client(uri).store, info)
+    merge(client_of(uri).store, info)
 
 
 def link_run(uri: str, trace_ids: Sequence[str], run_id: str) -> None:
