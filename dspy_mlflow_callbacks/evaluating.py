@@ -40,11 +40,7 @@ def examples_of(data: Sequence[Any]) -> Examples | None:
         return None
     if start.kind is CallKind.TRIAL and not are_linked(start, evaluation.owner.evaluate):
         return None  # a compile's summary has no examples in it
-    try:
-        return Examples(evaluation, start, evaluation.owner, data)
-    except Exception as error:  # noqa: BLE001  (the boundary: the evaluation must not notice)
-        evaluation.owner.lost(error)
-        return None
+    return Examples(evaluation, start, evaluation.owner, data)
 
 
 def are_linked(evaluation: CallStart, option: str) -> bool:

@@ -121,13 +121,8 @@ class Tracing:
             call = self._starts.call(kind, call_id, instance, inputs, parent=parent, above=above, is_sampled=is_sampled)
             return self._begin(call, parent, above)
         except BaseException:
-            self._stand_in(call_id, parent)
+            self._keep_lineage(call_id, parent)
             raise
-
-    def _stand_in(self, call_id: str, parent: OpenCall | None) -> None:
-        """Let what runs below a call whose span is lost nest where that would have stood."""
-        if parent is not None and call_id not in self._open_spans:
-            self._open_spans.add(call_id, parent)
 
     def _stands_aside(
         self, kind: CallKind, call_id: str, instance: Any, parent: OpenCall | None, *, above: Any
@@ -159,7 +154,7 @@ class Tracing:
             call = self._starts.example(call_id, example, evaluation, is_linked=is_linked)
             self._begin(call, evaluation, NEW_TRACE if is_linked else evaluation.span)
         except BaseException:
-            self._stand_in(call_id, evaluation)
+            self._keep_lineage(call_id, evaluation)
             raise
         held = self._open_spans.get(call_id)
         return held.span.trace_id if held is not None and not held.is_dropped else None
@@ -187,7 +182,7 @@ class Tracing:
             call = self._starts.candidate(call_id, instance, inputs, around, trial)
             is_left_out = self._begin(call, around, NEW_TRACE)
         except BaseException:
-            self._stand_in(call_id, around)
+            self._keep_lineage(call_id, around)
             raise
         held = self._open_spans.get(call_id)
         if held is not None and not held.is_dropped:
@@ -283,6 +278,11 @@ class Tracing:
         else:
             self._hold_dropped(call.call_id, span)
         return not span.records
+
+    def _keep_lineage(self, call_id: str, parent: OpenCall | None) -> None:
+        """Let what runs below a call whose span is lost nest where that would have stood."""
+        if parent is not None and call_id not in self._open_spans:
+            self._open_spans.add(call_id, parent)
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
         if parent is None or call.is_root:

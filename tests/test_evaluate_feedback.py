@@ -9,6 +9,7 @@ import dspy
 import mlflow
 import pytest
 from evaluations import devset, evaluate, evaluation_of, examples_of, right, said
+from mlflow.tracing.trace_manager import InMemoryTraceManager
 from offline_lm import OfflineLM
 from programs import Program
 
@@ -203,7 +204,8 @@ def test_without_outputs_it_says_numbers_only(dspy_traces):
     assert said(found["1"]) == [("wordy", None, None, ("ValueError", None))]
 
 
-def test_who_has_said_it_already(dspy_traces):
+@pytest.mark.parametrize("engine", ["recorded", "native"], indirect=True)
+def test_who_has_said_it_already(dspy_traces, engine):
     """Where something else has put a metric's value on the trace by the same name, it is not there twice."""
 
     def logging(example, prediction, trace=None):
@@ -214,7 +216,8 @@ def test_who_has_said_it_already(dspy_traces):
     assert [said(trace) for trace in examples_of(dspy_traces).values()] == [[("logging", 0.75, None, None)]] * 4
 
 
-def test_what_a_user_logs_is_kept(dspy_traces):
+@pytest.mark.parametrize("engine", ["recorded", "native"], indirect=True)
+def test_what_a_user_logs_is_kept(dspy_traces, engine):
     """Feedback, tags and attributes that a metric puts on its trace stand beside the metric's own."""
 
     def logging(example, prediction, trace=None):
@@ -226,6 +229,28 @@ def test_what_a_user_logs_is_kept(dspy_traces):
     (trace,) = examples_of(dspy_traces).values()
     assert sorted(said(trace)) == [("length", 10, None, None), ("logging", True, None, None)]
     assert trace.info.tags["seen"] == "yes"
+
+
+@pytest.mark.engine("native")
+def test_a_trace_that_mlflow_has_lost(dspy_traces):
+    """Where MLflow puts a trace out of its memory while it runs, there is none, and the evaluation goes on."""
+
+    def forgets(example, prediction, trace=None):
+        InMemoryTraceManager.reset()
+        return True
+
+    assert evaluate(forgets, examples=devset(1), num_threads=1).score == 100.0
+    assert [trace for trace in dspy_traces.all() if trace.info.assessments] == []
+
+
+@pytest.mark.parametrize("redact", [True, False])
+def test_without_payload_steps(dspy_traces, redact):
+    """Where nothing is redacted, words are stored as they are."""
+    said_of_all = dspy.Prediction(score=1, feedback=f"it says {SECRET}")
+    with dspy.context(callbacks=[MlflowCallback(redact=redact)]):
+        evaluate(lambda example, prediction: said_of_all, examples=devset(1))
+    ((*_, rationale, _),) = said(examples_of(dspy_traces)["0"])
+    assert rationale == f"it says {'[redacted]' if redact else SECRET}"
 
 
 def test_below_a_span_of_the_users(dspy_traces):

@@ -17,7 +17,15 @@ from offline_lm import OfflineLM
 from programs import Echo, Program, Runs, predict_tree, program_tree
 from stored import run_of
 
-from dspy_mlflow_callbacks import CallKind, MlflowCallback, program_fingerprint, suppress_tracing, trace_context
+from dspy_mlflow_callbacks import (
+    CallKind,
+    MlflowCallback,
+    compare_versions,
+    program_fingerprint,
+    replay,
+    suppress_tracing,
+    trace_context,
+)
 from dspy_mlflow_callbacks.testing.captured import tree
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -278,6 +286,25 @@ def test_other_callbacks_hear_what_they_always_hear(dspy_traces):
     assert heard.kinds == {"evaluate": 1, "module": 4}
 
 
+def test_an_example_can_be_replayed(dspy_traces):
+    """The trace of an example replays the program's call, and not what the metric called."""
+    with recording():
+        evaluate(judged_in_a_task, Program(), examples=devset(1))
+    (trace,) = examples_of(dspy_traces).values()
+    replayed = replay(trace, Program())
+    assert (replayed.is_equal, replayed.outputs.answer) == (True, "some answer")
+
+
+def test_versions_are_compared_by_their_examples(dspy_traces):
+    """Of two versions that were evaluated, the examples are compared by fingerprint, and not the evaluations."""
+    versions = [dspy.Predict("question -> answer"), dspy.Predict("question -> answer, reason")]
+    with recording():
+        for version in versions:
+            evaluate(right, version)
+    dspy_traces.all()
+    assert compare_versions(*map(program_fingerprint, versions), resamples=0).matched == 4
+
+
 # --- devsets ---
 
 
@@ -419,6 +446,44 @@ def test_an_evaluation_of_another_kind(dspy_traces):
         ("question 0", []),
         ("question 1", []),
     ]
+
+
+class Quiet(dspy.Evaluate):
+    """Works on its examples where nothing is recorded."""
+
+    @dspy.utils.with_callbacks
+    def __call__(self, program):
+        with suppress_tracing():
+            executor = ParallelExecutor(num_threads=1, disable_progress_bar=True)
+            return executor.execute(lambda each: (program(**each.inputs()), 1.0), self.devset)
+
+
+def test_examples_may_be_suppressed(dspy_traces):
+    """Examples that are worked on in `suppress_tracing` have no traces, and the evaluation has its own."""
+    assert Quiet(devset=devset(1))(Echo()) == [("question 0", 1.0)]
+    assert dspy_traces.tree() == [ok("Evaluate", "EVALUATOR")]
+
+
+class BrokenEnd:
+    """A middleware that fails when an example ends."""
+
+    def __call__(self, call):
+        return call
+
+    def on_end(self, end):
+        if isinstance(end.outputs, tuple):
+            raise RuntimeError("broken")
+        return end
+
+
+@pytest.mark.warns
+def test_an_end_that_fails_costs_what_it_would_say(dspy_traces, warned):
+    """A middleware that fails at an example's end costs prediction and feedback, neither the trace nor the score."""
+    with recording(middleware=[BrokenEnd()]):
+        assert evaluate(right, examples=devset(1)).score == 100.0
+    (trace,) = examples_of(dspy_traces).values()
+    assert (tree(trace), trace.data.spans[0].outputs, said(trace)) == ([example(ECHO)], None, [])
+    assert "A middleware failed" in warned.messages[0]
 
 
 @pytest.mark.warns

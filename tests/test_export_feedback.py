@@ -76,6 +76,8 @@ def test_a_store_that_keeps_sums_gets_it_one_by_one(destination, monkeypatch):
     for _ in range(2):
         deliver(batch_of(trace))
     assert [each.value for each in stored(trace.id)] == [True]
+    gone = feedback_on("tr-" + "0" * 32)
+    assert "not found" in delivery.write_to_database(destination.tracking_uri, [gone])
 
 
 def test_traces_that_wait_as_bytes_keep_their_feedback(destination):

@@ -17,6 +17,7 @@ WAYS = ("fingerprint", "tag:KEY", "experiment", "run", "model", "evaluation")
 
 EVALUATION_TAG = "dspy.evaluation.id"
 _FINGERPRINT = "dspy.program.fingerprint"
+_EXAMPLES = "dspy.evaluation.traces"
 
 
 @attrs.frozen
@@ -78,7 +79,13 @@ def _maker(by: str) -> _Maker:
 def _by_fingerprint(baseline: str, candidate: str) -> Callable[[Trace], int | None]:
     # The store takes seconds a page to look into spans' attributes; to read them all takes milliseconds.
     sides = {baseline: 0, candidate: 1}
-    return lambda trace: sides.get(root_span(trace).get_attribute(_FINGERPRINT))
+
+    def side(trace: Trace) -> int | None:
+        root = root_span(trace)
+        # An evaluation is no call of the program; those of its examples are traces of their own.
+        return None if root.get_attribute(_EXAMPLES) is not None else sides.get(root.get_attribute(_FINGERPRINT))
+
+    return side
 
 
 def _of_experiment(client: MlflowClient, name: str, _: Sequence[str] | None, side: int) -> Query:

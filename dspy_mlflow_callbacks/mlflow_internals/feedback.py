@@ -69,14 +69,11 @@ class Feedback:
         return entity
 
 
-def add_feedback(span: Any, feedback: Feedback) -> bool:
-    """Let MLflow store *feedback* with the trace of an open span; return False where it does not have the trace."""
+def add_feedback(span: Any, feedback: Feedback) -> None:
+    """Let MLflow store *feedback* with the trace of an open span, if it has that in memory: else it is lost itself."""
     info = trace_info(span)
-    if info is None:
-        return False
-    if not is_said(info, feedback.name):
+    if info is not None and not is_said(info, feedback.name):
         info.assessments.append(feedback.entity())
-    return True
 
 
 def is_said(info: Any, name: str) -> bool:

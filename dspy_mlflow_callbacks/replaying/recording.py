@@ -141,6 +141,8 @@ def recording_of(trace: Trace) -> Recording:
     spans = sorted(trace.data.spans, key=lambda span: (span.start_time_ns, span.parent_id is not None))
     reason = _why_not_whole(trace, spans)
     roots = [] if reason else _tree(spans, with_attachments(trace))
+    if spans and spans[0].get_attribute("dspy.kind") == CallKind.EXAMPLE.value:
+        del roots[1:]  # first the program is called, then the metric, which may call others
     reason = reason or _why_no_program(roots)
     if reason is not None:
         raise ReplayError(trace.info.trace_id, [reason])

@@ -17,7 +17,6 @@ from opentelemetry.trace import Span
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.events import CallStart, Feedback, SpanEnd, SpanEvent, SpanStart
-from dspy_mlflow_callbacks.export.feedback import warn_not_stored
 from dspy_mlflow_callbacks.payload import PayloadSteps
 from dspy_mlflow_callbacks.spans import gen_ai
 from dspy_mlflow_callbacks.spans.around import detached
@@ -108,9 +107,7 @@ class NativeEngine:
 
     def keep_feedback(self, span: Any, feedback: Feedback) -> None:
         """Let MLflow store what a metric says of a span that is about to end with the span's trace."""
-        leaving = leaving_feedback(span, feedback, self._payload_steps, self._on_loss)
-        if not internals.add_feedback(span, leaving):
-            warn_not_stored("feedback", "MLflow does not have the trace in memory any more")
+        internals.add_feedback(span, leaving_feedback(span, feedback, self._payload_steps, self._on_loss))
 
     def run_steps(self, span: Any, *, with_trace: bool) -> None:
         """Run the payload steps on a span that is about to end."""

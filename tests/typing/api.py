@@ -17,6 +17,7 @@ from dspy_mlflow_callbacks import (
     CheckFailedError,
     Divergence,
     EndedTrace,
+    EvaluatedExample,
     KindFilter,
     LevelFilter,
     LMCallback,
@@ -49,6 +50,7 @@ from dspy_mlflow_callbacks import (
     load_program,
     log_model,
     optimizer_runs,
+    program_fingerprint,
     replay,
     save_model,
     save_program,
@@ -144,6 +146,10 @@ ratio: float = config.sampling_ratio
 rules: tuple[SamplingRule, ...] = config.sampling_rules
 name: str | None = config.experiment
 callback = MlflowCallback(config=config, level="info")
+callback = MlflowCallback(evaluate="nested")
+evaluated = EvaluatedExample(example={}, index=0, evaluation_id="tr-1", fingerprint=None, metric="exact")
+place: int | None = evaluated.index
+
 filters: list[Middleware] = [
     *config.middleware(),
     KindFilter(["lm"], exclude=[CallKind.EVALUATE]),
@@ -196,7 +202,8 @@ replay(Path("trace.json"), mode="exact")  # type: ignore[arg-type]
 def saving(program: Any) -> None:
     save_program(program, "program", config=TracingConfig(level="info"))
     load_program("program", allow_pickle=True)
-    save_model(program, "model", use_dspy_model_save=True)
+    fingerprint: str = program_fingerprint(program)
+    save_model(program, fingerprint, use_dspy_model_save=True)
     log_model(program, name="answers")
     load_model("models:/answers/1")
 
