@@ -219,9 +219,11 @@ def test_an_optimizer_makes_the_same_of_a_program_with_a_callback(dspy_traces, o
             return optimizer(program).dump_state()
 
     heard = Heard()
-    attached = compiled(attach(student(), MlflowCallback()), [*dspy.settings.callbacks, heard])
+    attached = compiled(attach(student(), MlflowCallback()), [MlflowCallback(compile="full"), heard])
     assert attached == compiled(student(), [])
-    assert Counter(span.get_attribute("dspy.kind") for span in dspy_traces.spans()) == heard.kinds
+    kinds = Counter(span.get_attribute("dspy.kind") for span in dspy_traces.spans())
+    del kinds["example"]  # for which DSPy emits no event
+    assert kinds == heard.kinds
     assert len(dspy_traces.all()) == 1
 
 

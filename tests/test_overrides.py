@@ -531,7 +531,7 @@ def test_a_compile_with_a_callback_is_recorded_whole(dspy_traces):
     """A callback on an optimizer governs what `compile` runs."""
     trainset = [dspy.Example(question="why?", answer="some answer").with_inputs("question")]
     optimizer = dspy.BootstrapFewShot(metric=lambda example, prediction, trace=None: True, max_bootstrapped_demos=1)
-    optimizer.callbacks = [MlflowCallback()]
+    optimizer.callbacks = [MlflowCallback(compile="full")]
     with dspy.context(lm=OfflineLM(), callbacks=[]):
         optimizer.compile(dspy.Predict("question -> answer"), trainset=trainset)
     assert dspy_traces.tree() == [ok("BootstrapFewShot", "WORKFLOW", ok("LabeledFewShot", "WORKFLOW"), predict_tree())]

@@ -73,9 +73,11 @@ def _executing(
     original: Callable[..., Any],
 ) -> Callable[..., Any]:
     def execute(self: Any, function: Callable[..., Any], data: Any) -> Any:
-        hearer = examples_of(data)
-        work = function if hearer is None else announcing_examples(function, hearer)
-        return original(self, items.each_an_item(items.bound(in_current_context, work)), data)
+        def in_context(function: Callable[..., Any]) -> Callable[..., Any]:
+            hearer = examples_of(data)
+            return in_current_context(function if hearer is None else announcing_examples(function, hearer))
+
+        return original(self, items.each_an_item(items.bound(in_context, function)), data)
 
     return execute
 
