@@ -20,9 +20,9 @@ from programs import Calling, Echo, Program, answering
 from threads import at_once
 
 from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks.export import experiments as found_experiments
 from dspy_mlflow_callbacks.export.spool.reading import all_rows
 from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings, default_folder
-from dspy_mlflow_callbacks.spans import experiments
 from dspy_mlflow_callbacks.spans.experiments import Experiment, ExperimentError, ExperimentNames
 
 pytestmark = pytest.mark.usefixtures("own_folder")
