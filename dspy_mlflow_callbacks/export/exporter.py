@@ -26,6 +26,7 @@ from dspy_mlflow_callbacks.forks import FORKS
 _MOST_AT_ONCE = 100
 _RESCUE_SECONDS = 0.001
 _BREATH_SECONDS = 0.01
+_FLUSH_SECONDS = 30.0
 
 
 class Exporter:
@@ -52,6 +53,7 @@ class Exporter:
         self._delivery = Delivery(self._write)
         self._worker: Worker | None = None
         self._is_closed = False
+        self._has_overflowed = False  # into the spool, for want of room
 
     def before_fork(self) -> None:
         """Let no lock be held that a fork would find held for ever."""
@@ -110,6 +112,7 @@ class Exporter:
             if not self._outcomes.prepare(entry):
                 return
             if self._outcomes.keep([entry], limits.max_block_s):
+                self._has_overflowed = True
                 self._start()
                 self._buffer.nudge()
                 return
@@ -121,7 +124,13 @@ class Exporter:
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was handed over before is stored or given up; return whether it is, in time."""
-        return self._buffer.drain(timeout_s)
+        end = time.monotonic() + (_FLUSH_SECONDS if timeout_s is None else timeout_s)
+        if not self._buffer.drain(timeout_s):
+            return False
+        if self._has_overflowed and self._worker is not None:  # of a store that is there, but slower than the program
+            self._has_overflowed = False
+            self._worker.wait_until_idle(max(0.0, end - time.monotonic()))
+        return True
 
     def close(self, timeout_s: float) -> None:
         """Deliver what waits within a time limit, let the rest wait in the spool, and deliver what comes at once.
