@@ -6,7 +6,6 @@ program's.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections import Counter, deque
@@ -17,6 +16,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
+from dspy_mlflow_callbacks.forks import FORKS
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.stats import Counters
 
@@ -117,5 +117,4 @@ def _observing(value: Callable[[], int]) -> Callable[[CallbackOptions], Iterable
 METRICS = Metrics()
 """The metrics of this process."""
 
-if hasattr(os, "register_at_fork"):  # pragma: no branch  (Windows has no fork)
-    os.register_at_fork(after_in_child=METRICS.renew_lock)
+FORKS.begin_anew(METRICS.renew_lock)

@@ -12,6 +12,7 @@ import pytest
 from mlflow.entities.trace_location import MlflowExperimentLocation
 from programs import Echo, Program, answering
 from rich.console import Console
+from spooled_traces import spool_at, spooled_row
 
 import dspy_mlflow_callbacks
 from dspy_mlflow_callbacks import Diagnosis, Finding, MlflowCallback, TracingConfig, attach, autolog, diagnose
@@ -507,3 +508,42 @@ def test_diagnose_is_public():
     """`diagnose`, `Diagnosis` and `Finding` are names of the package."""
     assert {"diagnose", "Diagnosis", "Finding"} < set(dspy_mlflow_callbacks.__all__)
     assert "dspy_mlflow_callbacks.health" in sys.modules
+
+
+def test_what_waits_in_the_spool(configured, tmp_path):
+    """It says how many traces wait in the spool, how many were refused and how many have left, and what to do."""
+    folder = tmp_path / "spool"
+    spool = spool_at(folder, max_bytes=3_000)
+    spool.add_all([(spooled_row(f"tr-{number}", 1_000), None) for number in range(4)])
+    spool.reject([(spooled_row("tr-dead"), "bad trace")])
+    spool.database.close()
+    configured(spool_dir=folder)
+    found = diagnose()
+    (seen,) = found.spools
+    assert (seen.folder, seen.dead_traces, bool(seen.traces), bool(seen.dropped)) == (str(folder), 1, True, True)
+    assert told(found) == [
+        (
+            "1 traces in the spool were refused by their store",
+            f"`dspy-mlflow spool status --spool-dir {folder}` says why; `spool flush --dead-letters` tries them again",
+        ),
+        (f"{seen.dropped} traces have left the spool unstored", "larger max_spool_bytes and max_spool_age_s"),
+    ]
+    assert f"{seen.traces} traces wait in the spool" in notes(found)
+    assert f"{seen.traces} traces wait, 1 were refused" in str(found)
+
+
+def test_a_spool_that_cannot_be_read(configured, tmp_path):
+    """A file in the place of the spool's database is told with what to set."""
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    (folder / "spool.db").mkdir()
+    configured(spool_dir=folder)
+    ((what, remedy),) = told(diagnose())
+    assert what.startswith(f"The spool in {folder} cannot be used: ")
+    assert remedy == "spool_dir (DSPY_MLFLOW_SPOOL_DIR) names another folder"
+
+
+def test_without_a_spool(configured):
+    """Callbacks without a spool have none, and callbacks with the same one have one."""
+    configured(spool_dir="")
+    assert diagnose().spools == ()

@@ -99,6 +99,7 @@ MAY_IMPORT = {
     "markdown": {"printable"},
     "compare": {"markdown", "printable", "stats"},
     "health": {
+        "export",
         "autostart",
         "background",
         "callbacks",

@@ -13,6 +13,7 @@ from dspy_mlflow_callbacks.compare.forms import show, to_markdown
 from dspy_mlflow_callbacks.health.destination import Destination
 from dspy_mlflow_callbacks.health.findings import Finding
 from dspy_mlflow_callbacks.health.in_force import CallbackInForce
+from dspy_mlflow_callbacks.health.spools import SpoolInForce
 from dspy_mlflow_callbacks.health.versions import PackageVersion
 
 
@@ -24,12 +25,14 @@ class Diagnosis:
         versions: Python, what tracing stands on, and this package.
         callbacks: The callbacks of this package that hear DSPy's calls, with engine, options and counts.
         destination: Where traces go, and whether it would take them.
+        spools: Where traces wait that their store does not take.
         findings: What a user should know, problems first; each says what mends it.
     """
 
     versions: tuple[PackageVersion, ...]
     callbacks: tuple[CallbackInForce, ...]
     destination: Destination
+    spools: tuple[SpoolInForce, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -92,6 +95,7 @@ class Diagnosis:
             (found.kind, found.address),
             ("takes traces", f"{answers}: {found.details}" if found.details else answers),
             ("experiments", experiments),
+            *((f"spool {each.folder}", each.to_text()) for each in self.spools),
         ]
         return [(name, text) for name, text in rows if text]
 
