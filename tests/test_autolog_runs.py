@@ -518,3 +518,14 @@ def test_traces_of_a_compile_belong_to_its_runs(traces):
         for trace in traces.all()
     }
     assert linked == {(None, "the compile"), ("1", "eval_0"), ("2", "eval_1")}
+
+
+def test_what_there_is_nothing_to_log_of(traces):
+    """A compile of many programs has no program before it, and an evaluation of no examples no dataset."""
+    autolog(log_compiles=True, log_evals=True)
+    dspy.Ensemble(reduce_fn=dspy.majority).compile([program(), program()])
+    with pytest.raises(ValueError, match="devset must contain"):
+        dspy.Evaluate(devset=[], metric=exact, num_threads=1)(program())
+    compiled, evaluated = described_in(traces)
+    assert ("initial_model.json" in compiled["artifacts"], compiled["datasets"]) == (False, [])
+    assert (evaluated["status"], evaluated["datasets"]) == ("FAILED", [])

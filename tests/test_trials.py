@@ -11,7 +11,7 @@ from offline_lm import OfflineLM
 from optimizers import TRAINSET, avatar, exact, student
 from programs import Echo
 
-from dspy_mlflow_callbacks import MlflowCallback, optimizer_runs
+from dspy_mlflow_callbacks import CallKind, MlflowCallback, optimizer_runs
 from dspy_mlflow_callbacks.optimizing import CompileSummary
 from dspy_mlflow_callbacks.optimizing.candidates import candidate_of
 from dspy_mlflow_callbacks.optimizing.spending import Amount
@@ -171,3 +171,40 @@ def test_a_score_that_cannot_be_read_costs_nothing(dspy_traces, warned):
     (run,) = optimizer_runs(dspy_traces.one())
     assert [(trial.examples, trial.score) for trial in run.trials] == [(1, None)]
     assert warned.messages == ["The score of an optimizer's example is not known."]
+
+
+def failing_at_candidates(call):
+    if call.kind is CallKind.MODULE and call.begins_trace:
+        raise KeyError
+    return call
+
+
+EXAMPLES = {
+    "hidden": ({"events": ["compile"]}, 0),
+    "dropped": ({"exclude": ["ChainOfThought"]}, 0),
+    "recorded": ({}, 2),
+}
+
+
+@pytest.mark.parametrize(("options", "traces"), EXAMPLES.values(), ids=EXAMPLES)
+def test_examples_of_candidates_are_filtered_as_other_calls(dspy_traces, nothing_open, options, traces):
+    """What filters leave out of examples that an optimizer runs itself is not recorded; the trial is."""
+    optimizer = dspy.BootstrapFewShot(metric=exact, max_bootstrapped_demos=1, max_labeled_demos=0)
+    with dspy.context(lm=OfflineLM(), callbacks=[MlflowCallback(**options)]):
+        optimizer.compile(student(), trainset=TRAINSET)
+    runs = [run for trace in dspy_traces.all() for run in optimizer_runs(trace)]
+    assert [(len(run.trials), len(run.trials[0].example_traces)) for run in runs] == [(1, traces)]
+    assert len(dspy_traces.all()) == 1 + traces
+
+
+@pytest.mark.warns
+def test_a_middleware_that_fails_at_an_example_costs_the_example(dspy_traces, nothing_open, warned):
+    """Where a middleware fails at a candidate's call its example is not recorded, and the trial and its cost are."""
+    optimizer = dspy.BootstrapFewShot(metric=exact, max_bootstrapped_demos=1, max_labeled_demos=0)
+    callback = MlflowCallback(middleware=[failing_at_candidates])
+    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
+        optimizer.compile(student(), trainset=TRAINSET)
+    (run,) = optimizer_runs(dspy_traces.one())
+    assert run.spent["trials"]["lm_calls"] + run.spent["proposing"]["lm_calls"] == 2
+    assert callback.stats().failed == 2
+    assert len(warned.messages) == 1

@@ -164,12 +164,15 @@ def _heard_by(ours: list[Any]) -> Iterator[None]:
     """
     here = dspy.settings.get("callbacks", [])
     heard_by = [each for each in here if not getattr(each, "hears_unannounced_calls", False)] + ours
-    override = None if heard_by == here else SettingsOverride(callbacks=heard_by)
+    undo = _leave_as_it_is if heard_by == here else SettingsOverride(callbacks=heard_by).undo
     try:
         yield
     finally:
-        if override is not None:
-            override.undo()
+        undo()
+
+
+def _leave_as_it_is() -> None:
+    """Undo what was not done."""
 
 
 def _processing(original: Callable[..., Any]) -> Callable[..., Any]:
