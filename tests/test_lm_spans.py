@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import dspy
+import litellm  # noqa: F401  (with it MLflow's store asks for prices, without it the package)
 import pytest
 from dspy.utils.callback import with_callbacks
 from openai_server import HAS_ENGINES

@@ -7,6 +7,7 @@ import re
 import uuid
 
 import dspy
+import litellm  # noqa: F401  (with it MLflow's store asks for prices, without it the package)
 import mlflow
 import pytest
 from mlflow.tracing.constant import TraceMetadataKey
