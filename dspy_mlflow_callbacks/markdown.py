@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from dspy_mlflow_callbacks.printable import printable
 
-_MEANS_SOMETHING = re.compile(r"([\\|`*_\[\]<&~]|^>)")
+# Brackets alone mean nothing: a link has more behind them.
+_MEANS_SOMETHING = re.compile(r"([\\|`*_<&~]|^>|\](?=[(:\[]))")
 
 
 def markdown_text(text: str) -> str:
