@@ -223,3 +223,13 @@ def test_each_test_says_what_it_shows(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
     ]
     assert [test.name for test in tests if not ast.get_docstring(test)] == []
+
+
+@pytest.mark.parametrize("room", ["cli", "config"])
+def test_the_command_and_the_options_are_cheap_to_import(room):
+    """`dspy-mlflow --help` and the options bring in neither dspy nor mlflow, which take seconds."""
+    code = (
+        f"import sys, dspy_mlflow_callbacks.{room}; print([name for name in ('dspy', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import attrs
 from attrs.validators import gt, in_, instance_of
 
 from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
-from dspy_mlflow_callbacks.mlflow_internals import Feedback
+
+if TYPE_CHECKING:  # the options stand on this file, and need no MLflow
+    from dspy_mlflow_callbacks.mlflow_internals import Feedback
 
 Outcome = Literal["stored", "spooled", "dropped", "failed", "rejected"]
 
