@@ -32,7 +32,7 @@ def read_answers(path: Path) -> list[Recorded]:
         ValueError: if it is no such file.
     """
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a safe one)
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
         return [_recorded(index, each) for index, each in enumerate(_calls(found))]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         message = f"{path} holds no recorded answers ({error!r}): delete it and record again"
@@ -79,9 +79,6 @@ def _entry(call: Recorded) -> dict[str, Any]:
 
 def _error(call: Recorded) -> dict[str, str] | None:
     return None if call.error is None else dict(zip(("type", "message"), call.error, strict=True))
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Dumper(yaml.SafeDumper):
