@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,15 @@ def _given(argument: Any, default: Any) -> Any:
     return default if argument is None else argument
 
 
+def _without_autolog(metric: Any) -> Any:
+    """Return the metric that `mlflow.dspy.autolog` has wrapped to log its values; another one is itself."""
+    if getattr(metric, "__module__", None) != "mlflow.dspy.autolog":
+        return metric
+    return inspect.getclosurevars(inspect.unwrap(metric)).nonlocals.get("metric", metric)
+
+
 def metric_name(metric: Any) -> str | None:
     """Return a metric's name: its function's, or its class's for an object."""
+    metric = _without_autolog(metric)
     metric = getattr(metric, "func", metric)  # a functools.partial is known by its function
     return None if metric is None else getattr(metric, "__name__", type(metric).__name__)
