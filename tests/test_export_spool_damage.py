@@ -147,9 +147,16 @@ def test_damage_without_an_end_is_not_searched_for_ever(tmp_path, monkeypatch):
     for name in names[20:25]:
         damage(tmp_path / FILE, page_of(tmp_path / FILE, name) * PAGE, b"\xff" * PAGE)
     assert set_aside(tmp_path / FILE, connect) is not None
-    saved = waiting_ids(tmp_path)
-    assert saved == names[: len(saved)]
-    assert 19 <= len(saved) <= 20
+    assert waiting_ids(tmp_path) == names[:20]
+
+
+def test_the_neighbours_of_a_damaged_page_are_saved(tmp_path):
+    """Damage costs the traces on its own pages, and not the one before them."""
+    names, lost = full_spool(tmp_path), ["tr-0", "tr-20", "tr-21", "tr-40", "tr-59"]
+    for name in lost:
+        damage(tmp_path / FILE, page_of(tmp_path / FILE, name) * PAGE, b"\xff" * PAGE)
+    assert set_aside(tmp_path / FILE, connect)[1] == len(names) - len(lost) + 1  # and the dead letter
+    assert waiting_ids(tmp_path) == [name for name in names if name not in lost]
 
 
 def test_only_the_last_damaged_spools_are_kept(tmp_path):
