@@ -9,8 +9,11 @@ import pytest
 from ended import NOWHERE, EndedTrace, FakeStore, spans_of_a_trace, wait_until
 
 from dspy_mlflow_callbacks.export import errors
+from dspy_mlflow_callbacks.export.buffer import Buffer
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.exporter import Exporter
+from dspy_mlflow_callbacks.export.outcomes import Outcomes
+from dspy_mlflow_callbacks.export.spool.spools import Spools
 from dspy_mlflow_callbacks.export.waiting import Limits
 
 LIMITS = Limits()
@@ -260,6 +263,15 @@ def test_what_finds_no_room_is_dropped_and_said_once(exporter, store, warned):
         exporter.put(trace, limits)
     assert [trace.told for trace in traces[2:]] == [[("dropped", None)]] * 3
     assert warned.messages == ["The buffer is full: 1 traces dropped, as more end than are stored."]
+
+
+def test_a_trace_is_not_told_twice_that_there_was_no_room():
+    """A trace that was given up while it waited for room hears nothing more, and is not counted again."""
+    buffer, trace = Buffer(), EndedTrace()
+    outcomes, entry = Outcomes(buffer, Spools()), buffer.hold(trace)
+    outcomes.stored([entry])
+    outcomes.gives_up(entry)
+    assert (trace.outcome(), len(buffer)) == ("stored", 0)
 
 
 def test_flushing_has_a_time_limit(exporter, store):

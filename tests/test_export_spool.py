@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from ended import wait_until
 from spooled_traces import WHERE, spool_at, spooled_row, status_of, waiting_ids
 
 from dspy_mlflow_callbacks.export.spool import database, owners
@@ -217,36 +218,32 @@ def test_many_threads_write_together(spool):
     assert rows == ids
 
 
-def test_who_waits_for_the_others_writes_what_they_left(spool):
+def test_who_waits_for_the_others_writes_what_they_left(spool, monkeypatch):
     """A thread whose trace another one could not write writes it itself."""
-    writing, failed = threading.Event(), threading.Event()
-    real, errors = spool.add_all, []
+    real, written, failed = spool.add_all, [], []
 
     def fails_once(rows, timeout_s):
-        if not failed.is_set():
-            writing.set()
-            assert second_waits.wait(60)
-            failed.set()
+        written.append(len(rows))
+        if len(written) == 1:
             raise SpoolError("once")
         return real(rows, timeout_s)
 
-    second_waits = threading.Event()
-    spool.add_all = fails_once
-
-    def first():
+    def add(name):
         try:
-            spool.add(spooled_row("first"), is_mine=False)
-        except SpoolError as error:
-            errors.append(str(error))
+            spool.add(spooled_row(name), is_mine=False)
+        except SpoolError:
+            failed.append(name)
 
-    thread = threading.Thread(target=first)
-    thread.start()
-    assert writing.wait(60)
-    spool._tickets.append(other := type("Ticket", (), {"row": spooled_row("other"), "owner": None, "is_done": False})())
-    second_waits.set()
-    assert spool.add(spooled_row("second"), is_mine=False) > 0
-    thread.join(60)
-    assert (errors, other.is_done, waiting_ids(spool.file.parent)) == (["once"], True, ["other", "second"])
+    monkeypatch.setattr(spool, "add_all", fails_once)
+    threads = [threading.Thread(target=add, args=(name,)) for name in ("one", "other")]
+    with spool._writing:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(spool._tickets) == 2)
+    for thread in threads:
+        thread.join(60)
+    assert (written, len(failed)) == ([2, 1], 1)
+    assert {*waiting_ids(spool.file.parent), *failed} == {"one", "other"}
 
 
 def test_a_call_does_not_wait_for_ever(spool):
@@ -352,6 +349,14 @@ def test_a_fork_has_a_connection_of_its_own(spool):
     assert waiting_ids(spool.file.parent) == ["parent", "child", "parent again"]
 
 
+def test_a_fork_writes_to_a_spool_that_its_parent_had_not_opened(spool):
+    """A fork opens a spool that its parent has only named."""
+    spool.database.before_fork()
+    spool.database.after_fork_in_child()
+    spool.add(spooled_row("child"), is_mine=False)
+    assert waiting_ids(spool.file.parent) == ["child"]
+
+
 def test_a_fork_does_not_wait_for_ever(spool, monkeypatch):
     """A fork waits for a transaction, but not for one that takes very long."""
     monkeypatch.setattr(database, "_FORK_SECONDS", 0.01)
@@ -393,6 +398,12 @@ def test_an_empty_spool_shrinks(tmp_path):
     spool.delete(ids)
     spool.destinations()
     assert spool.database.run(checkpoint) < full / 10
+
+
+def test_a_spool_that_is_closed_does_not_shrink(spool):
+    """A spool that is not open is not opened to give pages back."""
+    spool.database.shrink()
+    assert not spool.exists()
 
 
 def test_settings_are_values():

@@ -13,12 +13,13 @@ from spooled_traces import WHERE, AwayStore, limits_of, spool_at, spooled_row, s
 from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.export.spool import salvage
 from dspy_mlflow_callbacks.export.spool.database import Database, connect
-from dspy_mlflow_callbacks.export.spool.errors import SpoolError
+from dspy_mlflow_callbacks.export.spool.errors import DamagedError, SpoolError
 from dspy_mlflow_callbacks.export.spool.salvage import set_aside
 from dspy_mlflow_callbacks.export.spool.settings import FILE
 from dspy_mlflow_callbacks.export.spool.spool import Spool
 
 TRACES = 60
+PAGE = 4096
 
 
 def full_spool(folder):
@@ -102,6 +103,60 @@ def test_a_sound_spool_is_not_set_aside(tmp_path):
     """Who comes second, after another process has begun a new one, leaves it."""
     full_spool(tmp_path)
     assert set_aside(tmp_path / FILE, connect) is None
+
+
+def test_who_comes_second_goes_on_with_the_new_one(tmp_path):
+    """A process that has met damage which another one has mended meanwhile uses what is there, and says nothing."""
+    names = full_spool(tmp_path)
+    told, errors = [], [DamagedError("a damaged page")]
+    database = Database(tmp_path, lambda *said: told.append(said))
+
+    def work(connection):
+        if errors:
+            raise errors.pop()
+        return connection.execute("SELECT count(*) FROM traces").fetchone()
+
+    assert (database.run(work), told) == ((len(names),), [])
+    assert list(tmp_path.glob(f"{FILE}.damaged-*")) == []
+    database.close()
+
+
+def page_of(file, name):
+    """Return the number of the page that a trace of `full_spool` is on, which has a page of its own."""
+    return file.read_bytes().index(f"{name}{WHERE}".encode()) // PAGE
+
+
+def test_a_page_that_is_there_twice_is_saved_once(tmp_path):
+    """Where the tree of pages leads to the same page again, a trace is not delivered twice."""
+    names = full_spool(tmp_path)
+    file = tmp_path / FILE
+    one, other = (page_of(file, name) + 1 for name in ("tr-20", "tr-40"))  # SQLite counts from 1
+    with closing(sqlite3.connect(file)) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'traces'").fetchone()
+    start = (root - 1) * PAGE
+    tree = file.read_bytes()[start : start + PAGE]
+    damage(file, start + tree.index(other.to_bytes(4, "big")), one.to_bytes(4, "big"))
+    assert set_aside(file, connect)[1] == len(names) - 1 + 1  # and the dead letter
+    assert waiting_ids(tmp_path) == [name for name in names if name != "tr-40"]
+
+
+def test_damage_without_an_end_is_not_searched_for_ever(tmp_path, monkeypatch):
+    """After so many rows in a row that cannot be read what comes behind them is given up."""
+    monkeypatch.setattr(salvage, "_MOST_FAILURES_IN_A_ROW", 3)
+    names = full_spool(tmp_path)
+    for name in names[20:25]:
+        damage(tmp_path / FILE, page_of(tmp_path / FILE, name) * PAGE, b"\xff" * PAGE)
+    assert set_aside(tmp_path / FILE, connect) is not None
+    assert waiting_ids(tmp_path) == names[:20]
+
+
+def test_the_neighbours_of_a_damaged_page_are_saved(tmp_path):
+    """Damage costs the traces on its own pages, and not the one before them."""
+    names, lost = full_spool(tmp_path), ["tr-0", "tr-20", "tr-21", "tr-40", "tr-59"]
+    for name in lost:
+        damage(tmp_path / FILE, page_of(tmp_path / FILE, name) * PAGE, b"\xff" * PAGE)
+    assert set_aside(tmp_path / FILE, connect)[1] == len(names) - len(lost) + 1  # and the dead letter
+    assert waiting_ids(tmp_path) == [name for name in names if name not in lost]
 
 
 def test_only_the_last_damaged_spools_are_kept(tmp_path):

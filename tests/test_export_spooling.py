@@ -12,7 +12,7 @@ from ended import NOWHERE, EndedTrace, FakeStore, spans_of_a_trace, stored_ids, 
 from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
 from mlflow.entities.model_registry import PromptVersion
 from mlflow.tracing.attachments import Attachment
-from spooled_traces import AwayStore, limits_of, status_of, waiting_ids
+from spooled_traces import AwayStore, Clock, limits_of, status_of, waiting_ids
 
 from dspy_mlflow_callbacks.export import exporter as exporter_module
 from dspy_mlflow_callbacks.export import redelivery
@@ -23,7 +23,8 @@ from dspy_mlflow_callbacks.export.spool.contents import entry_of, row_of
 from dspy_mlflow_callbacks.export.spool.destinations import from_text, lasting
 from dspy_mlflow_callbacks.export.spool.errors import SpoolError
 from dspy_mlflow_callbacks.export.spool.reading import all_rows
-from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
+from dspy_mlflow_callbacks.export.spool.settings import FSYNC, SpoolSettings
+from dspy_mlflow_callbacks.export.spool.spools import Spools
 from dspy_mlflow_callbacks.export.tracking_store import deliver
 from dspy_mlflow_callbacks.export.waiting import Destination, Limits
 
@@ -50,6 +51,11 @@ def make():
 @pytest.fixture(params=[False, True], ids=["spooled when away", "durable"])
 def limits(request, folder):
     return limits_of(folder, durable=request.param)
+
+
+class Silent(EndedTrace):
+    def prepared(self):
+        return None
 
 
 def put_all(exporter, traces, limits):
@@ -147,6 +153,16 @@ def test_a_full_buffer_overflows_into_the_spool(make, folder, on_full):
     wait_until(lambda: delivered(store) == ids_of(traces))
 
 
+def test_what_does_not_leave_needs_no_room(make, folder):
+    """A trace that a tail sampler drops goes nowhere, where the buffer is full as well."""
+    store = FakeStore()
+    store.may_answer.clear()
+    traces = put_all(make(store), [EndedTrace(), Silent()], limits_of(folder, max_traces=1))
+    assert (traces[1].outcome(), waiting_ids(folder)) == ("dropped", [])
+    store.may_answer.set()
+    assert traces[0].outcome() == "stored"
+
+
 def test_a_full_buffer_leaves_durable_traces_in_the_spool(make, folder):
     """A durable trace for which there is no room in memory is there already."""
     store = FakeStore()
@@ -221,6 +237,37 @@ def test_a_spool_is_tried_again(make, tmp_path, monkeypatch):
     assert [trace.outcome() for trace in traces] == ["spooled"] * 2
 
 
+@pytest.mark.warns
+def test_a_spool_that_cannot_be_used_is_left_alone_for_a_while(folder, warned):
+    """After a spool has failed nobody waits for it, until it is time to try it again."""
+    clock = Clock()
+    kept = Spools(clock)
+    spool = kept.open(SpoolSettings(folder=str(folder)))
+    asked = []
+
+    def fails():
+        asked.append(clock.now)
+        raise SpoolError("the disk is full")
+
+    for now in (0.0, spools.AGAIN_SECONDS - 1.0, spools.AGAIN_SECONDS):
+        clock.now = now
+        assert kept.look(spool, fails) is None
+    assert asked == [0.0, spools.AGAIN_SECONDS]
+    assert warned.messages == [
+        f"The spool in {folder} cannot be used: the disk is full. Traces wait in memory only.",
+    ]
+
+
+def test_a_spool_waits_for_the_disk_if_a_callback_asks_for_it(folder):
+    """Of callbacks with one spool one is enough that asks for `fsync`."""
+    kept = Spools()
+    settings = SpoolSettings(folder=str(folder))
+    said = [
+        kept.open(attrs.evolve(settings, durable=durable)).database.fsync for durable in (False, True, FSYNC, False)
+    ]
+    assert said == [False, False, True, True]
+
+
 def test_a_durable_trace_is_in_the_spool_until_it_is_stored(make, folder):
     """With `durable` a trace is on disk when its call returns, held by this process, and gone when it is stored."""
     store = FakeStore()
@@ -251,11 +298,6 @@ def test_traces_after_the_end_go_to_the_spool(make, folder):
     trace = EndedTrace()
     exporter.put(trace, limits_of(folder))
     assert (trace.outcome(), waiting_ids(folder)) == ("spooled", [trace.id])
-
-
-class Silent(EndedTrace):
-    def prepared(self):
-        return None
 
 
 @pytest.mark.warns
@@ -349,6 +391,14 @@ def test_leases_are_renewed(make, folder, monkeypatch):
     monkeypatch.setattr(spool, "renew", lambda: renewed.append(True))
     put_all(exporter, [EndedTrace()], limits)
     wait_until(lambda: renewed)
+
+
+def test_no_file_is_made_to_renew_a_hold(folder):
+    """A spool into which nothing was written is not begun for the sake of a lease."""
+    kept = Spools()
+    spool = kept.open(SpoolSettings(folder=str(folder)))
+    kept.renew()
+    assert not spool.exists()
 
 
 # --- what is in a row ---
@@ -457,14 +507,26 @@ def test_a_store_in_memory_has_no_spool(uri):
         lasting(uri)
 
 
+IN_MEMORY = attrs.evolve(NOWHERE, tracking_uri="sqlite://")
+
+
 @pytest.mark.warns
-def test_traces_of_a_store_in_memory_wait_in_memory(make, folder, warned):
+def test_traces_of_a_store_in_memory_wait_in_memory(make, limits, warned):
     """A trace that cannot wait in the spool is held in memory, and one line says why."""
     exporter = make(AwayStore())
-    traces = put_all(exporter, [EndedTrace(attrs.evolve(NOWHERE, tracking_uri="sqlite://"))], limits_of(folder))
+    traces = put_all(exporter, [EndedTrace(IN_MEMORY)], limits)
     wait_until(lambda: len(warned.messages) == 2)
     assert (exporter.queued, traces[0].told) == (1, [])
     assert "A trace cannot wait in the spool: the store is in this process's memory" in warned.messages
+
+
+@pytest.mark.warns
+def test_a_refused_trace_that_cannot_be_spooled_has_failed(make, folder, limits):
+    """What its store refuses, and what no spool can keep, is no dead letter."""
+    store = FakeStore()
+    store.fails = lambda batch: RefusedError("no")
+    (trace,) = put_all(make(store), [EndedTrace(IN_MEMORY)], limits)
+    assert (trace.outcome(), status_of(folder).dead_traces) == ("failed", 0)
 
 
 def test_credentials_are_this_process_s(monkeypatch):

@@ -77,6 +77,18 @@ def test_json_is_printed_if_asked_for(run, trace, tmp_path):
     assert (status, json.loads(output)["is_equal"], json.loads(output)["of"]) == (0, True, trace.info.trace_id)
 
 
+def test_divergences_are_in_the_json(run, trace):
+    """`--json` has all that is known of a divergence, by name."""
+    status, output, _ = run(trace.info.trace_id, "--program", "app:changed", "--json")
+    (divergence,) = json.loads(output)["divergences"]
+    assert divergence.pop("span_id") in {span.span_id for span in trace.data.spans}
+    assert "+        Otherwise." in divergence.pop("diff").split("\n")
+    assert (status, divergence) == (
+        1,
+        {"kind": "prompt", "span": "Steps.second > dummy", "field": "messages[0] (system)"},
+    )
+
+
 def test_a_fork_goes_on_with_the_real_lm(run, trace):
     """`--from-span` and `--tools` say what is real."""
     lm = DummyLM([{"answer": "real"}])

@@ -9,12 +9,15 @@ import mlflow
 import pytest
 from ended import EndedTrace, stored_ids
 from google.protobuf.json_format import ParseDict
+from mlflow.entities.model_registry import PromptVersion
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from spooled_traces import spool_at, status_of
+from spooled_traces import AwayStore, spool_at, spooled_row, status_of
 
 from dspy_mlflow_callbacks.cli import main
 from dspy_mlflow_callbacks.export.batch import Entry
 from dspy_mlflow_callbacks.export.spool.contents import row_of
+from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
+from dspy_mlflow_callbacks.export.spool_flush import flush
 from dspy_mlflow_callbacks.export.waiting import Destination
 
 pytestmark = pytest.mark.engine("auto")
@@ -35,9 +38,9 @@ def folder(tmp_path):
 def fill(folder):
     """Return what puts ended traces into the spool, some as dead letters, and returns them."""
 
-    def fill(destination, waiting=2, dead=0, reason="bad trace"):
+    def fill(destination, waiting=2, dead=0, reason="bad trace", **extras):
         spool = spool_at(folder)
-        traces = [EndedTrace(destination) for _ in range(waiting + dead)]
+        traces = [EndedTrace(destination, **extras) for _ in range(waiting + dead)]
         rows = [row_of(Entry(0, trace, 1, trace.prepared()), 1e12) for trace in traces]
         spool.add_all([(row, None) for row in rows[:waiting]])
         spool.reject([(row, reason) for row in rows[waiting:]])
@@ -114,6 +117,26 @@ def test_flush_leaves_what_cannot_be_delivered(run, fill, database):
     status, said, _ = run("flush")
     assert (status, said) == (1, "2 traces delivered, 2 left, 0 refused.\n")
     assert stored_ids(database) == sorted(trace.id for trace in traces)
+
+
+def test_flush_leaves_what_names_no_store(run, fill, database, folder):
+    """What cannot be read as a destination stays where it is, and holds up no other."""
+    traces = fill(database)
+    spool = spool_at(folder)
+    spool.add(spooled_row(destination="{}", ended=1e12), is_mine=False)
+    spool.database.close()
+    assert run("flush")[:2] == (1, "2 traces delivered, 1 left, 0 refused.\n")
+    assert stored_ids(database) == sorted(trace.id for trace in traces)
+
+
+@pytest.mark.warns
+def test_flush_says_that_a_store_is_away(fill, folder, warned):
+    """A store that takes neither traces of spans alone nor others is said to be away, once."""
+    fill(NOWHERE)
+    fill(NOWHERE, prompts=[PromptVersion("greeting", 3, "Hello")])
+    assert flush(SpoolSettings(folder=str(folder)), write=AwayStore()) == 0
+    assert warned.messages == ["Traces are not stored in http://127.0.0.1:9: away. They are kept in the spool."]
+    assert status_of(folder).traces == 4
 
 
 def test_flush_tries_dead_letters_when_told_to(run, fill, database):

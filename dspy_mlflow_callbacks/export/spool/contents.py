@@ -96,7 +96,7 @@ def entry_of(row: Row) -> Entry:
     """
     trace = SpooledTrace(row, from_text(row.destination))
     prepared = trace.prepared()
-    entry = Entry(row.id, trace, row.size, prepared, row=row.id)
+    entry = Entry(row.id, trace, trace.size, prepared, row=row.id)
     if is_server(trace.destination):
         entry.body, entry.packed, entry.prepared = row.request, row.spans, attrs.evolve(prepared, spans=())
     return entry

@@ -98,13 +98,17 @@ def _rows_around_damage(connection: sqlite3.Connection, table: str) -> Iterator[
     last, failures, in_a_row = 0, 0, 0
     seen: set[int] = set()
     while failures < _MOST_FAILURES and in_a_row < _MOST_FAILURES_IN_A_ROW:
+        # SQLite's driver looks for the next row before it gives one: the last one before a damaged page is read alone.
+        is_alone, is_end = in_a_row > 0, True
+        where = f"id >= ? ORDER BY id{' LIMIT 1' if is_alone else ''}"  # `>` would look at the page that it leaves
         try:
-            for row in tables.select(connection, table, "id > ? ORDER BY id", (last,)):
-                last, in_a_row = row[0], 0
+            for row in tables.select(connection, table, where, (last + 1,)):
+                last, in_a_row, is_end = row[0], 0, not is_alone
                 if last not in seen:
                     seen.add(last)
                     yield row
-        except (sqlite3.Error, MemoryError, OverflowError):  # noqa: PERF203  (one damaged page is not the end)
-            last, failures, in_a_row = last + 1, failures + 1, in_a_row + 1
+        except (sqlite3.Error, MemoryError, OverflowError):  # one damaged page is not the end
+            last, failures, in_a_row = last + is_alone, failures + 1, in_a_row + 1
         else:
-            return
+            if is_end:
+                return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -76,7 +75,12 @@ class Spools:
 
     def stored(self, entries: Iterable[Entry]) -> None:
         """Take traces out that are stored."""
-        self._each(entries, lambda spool, ids: spool.delete(ids))
+        rows: dict[SpoolSettings, list[int]] = {}
+        for entry in entries:
+            if entry.spool is not None and entry.row:
+                rows.setdefault(entry.spool, []).append(entry.row)
+        for settings, ids in rows.items():
+            self._use(settings, _deletes(ids))
 
     def reject(self, entries: Iterable[Entry], error: Exception) -> list[Entry]:
         """Keep traces that their store has refused, with the reason, as dead letters; return those that are."""
@@ -142,18 +146,10 @@ class Spools:
             self._warn(type(error), f"A trace cannot wait in the spool: {error}")
             return None
 
-    def _each(self, entries: Iterable[Entry], work: Callable[[Spool, list[int]], object]) -> None:
-        ahead = sorted((entry for entry in entries if entry.row), key=_folder)
-        for _, group in groupby(ahead, _folder):
-            rows = list(group)
-            self._use(rows[0].spool, functools.partial(_with_rows, work, [entry.row for entry in rows]))
-
     def _is_off(self, folder: str) -> bool:
         return self._clock() < self._off_until.get(folder, 0.0)
 
-    def _use(self, settings: SpoolSettings | None, work: Callable[[Spool], Any]) -> Any:
-        if settings is None:
-            return None
+    def _use(self, settings: SpoolSettings, work: Callable[[Spool], Any]) -> Any:
         spool = self.open(settings)
         return self._try(settings.folder, lambda: work(spool))
 
@@ -171,12 +167,12 @@ class Spools:
         self._warn(aside, f"The spool was damaged, and is begun anew: {saved} traces were saved from {aside}.")
 
 
-def _with_rows(work: Callable[[Spool, list[int]], object], ids: list[int], spool: Spool) -> object:
-    return work(spool, ids)
-
-
 def _folder(entry: Entry) -> str:
     return entry.spool.folder if entry.spool is not None else ""
+
+
+def _deletes(ids: list[int]) -> Callable[[Spool], None]:
+    return lambda spool: spool.delete(ids)
 
 
 def _rejects(row: Row, reason: str) -> Callable[[Spool], bool]:
