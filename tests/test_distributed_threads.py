@@ -31,6 +31,7 @@ from dspy_mlflow_callbacks.testing.captured import tree
 
 USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 QUESTIONS = ["a", "b", "c"]
+ON_BOTH = pytest.mark.parametrize("engine", ["auto", "native"], indirect=True)
 
 
 class Echo(dspy.Module):
@@ -131,6 +132,7 @@ def test_spans_of_ones_own(dspy_traces):
     assert ordered(dspy_traces.tree()) == [bare("Runs", *[ok("own", "UNKNOWN", bare("Echo"))] * 3)]
 
 
+@ON_BOTH
 @pytest.mark.parametrize("metadata", [{}, {"commit": "abc"}])
 def test_work_that_begins_after_the_end(dspy_traces, metadata):
     """Work that begins when the root has ended is stored in its trace, below the call that handed it over."""
@@ -142,6 +144,7 @@ def test_work_that_begins_after_the_end(dspy_traces, metadata):
     assert dspy_traces.tree() == [bare("Runs", *[bare("Echo")] * 3)]
 
 
+@ON_BOTH
 @pytest.mark.parametrize("metadata", [{}, {"commit": "abc"}])
 @pytest.mark.parametrize("is_flushed", [True, False])
 def test_work_that_goes_on_after_the_end(dspy_traces, metadata, is_flushed):
