@@ -21,6 +21,7 @@ from dspy_mlflow_callbacks import (
     TracedThreadPoolExecutor,
     continue_trace,
     inject_headers,
+    mlflow_internals,
     propagate,
     suppress_tracing,
     trace_context,
@@ -175,6 +176,22 @@ def test_work_that_goes_on_after_the_end(dspy_traces, metadata, is_flushed):
     assert info.token_usage == {name: 2 * number for name, number in USAGE.items()}
     assert metadata.items() <= info.trace_metadata.items()
     assert (info.state, info.tags["team"]) == ("OK", "search")
+
+
+@pytest.mark.engine("native")
+def test_work_of_a_trace_that_mlflow_has_forgotten(dspy_traces):
+    """Where MLflow has put a long trace out of its memory meanwhile, the work runs all the same."""
+
+    def hand_over(_):
+        otel_id = mlflow_internals.tracer().current_span().get_span_context().trace_id
+        entry = mlflow_internals.trace_entry(otel_id)
+        mlflow_internals.forget_trace(otel_id, entry)
+        (answer,) = at_once(propagate(Echo()))
+        mlflow_internals.put_back(otel_id, entry)
+        return answer
+
+    assert Runs(hand_over)() == "why?"
+    assert len(dspy_traces.spans(name="Runs")) == 1
 
 
 def test_work_that_began_in_a_part(dspy_traces):
