@@ -15,7 +15,7 @@ from openai_server import chat, usage
 from programs import PROGRAM_SPANS, Calling, Program, answering, program_tree
 from threads import at_once
 
-from dspy_mlflow_callbacks import CallKind, MlflowCallback, TagInjector
+from dspy_mlflow_callbacks import CallKind, MlflowCallback, TagInjector, testing
 from dspy_mlflow_callbacks.testing import CapturedTraces, capture_traces
 from dspy_mlflow_callbacks.testing.captured import tree
 
@@ -176,6 +176,17 @@ def test_as_a_text_traces_are_trees(dspy_traces):
     ]
 
 
+def test_as_a_text_lm_calls_have_what_they_took(memory_traces, openai_server):
+    """The line of an LM's call has its tokens and dollars; one that was answered from the cache says so."""
+    openai_server.script(chat(counts=usage(10, 2)))
+    lm = openai_server.lm("litellm", cache=True)
+    for _ in range(2):
+        lm("why?")
+    asked, cached = (text.splitlines()[1] for text in str(memory_traces).split("\n\n"))
+    assert asked.endswith("ms  12 tokens  $0.000003")
+    assert cached.endswith("ms  $0.000000  from the cache")
+
+
 def test_nothing_in_a_trace_moves_a_cursor(memory_traces):
     """Control characters of names and messages are shown as escapes, and a long message is cut."""
 
@@ -188,3 +199,9 @@ def test_nothing_in_a_trace_moves_a_cursor(memory_traces):
     assert "\x1b" not in text
     assert "\\x1b[2Jgone  UNKNOWN" in text
     assert f"ERROR ValueError: \\x1b[31mred{'x' * 177}…\n" in f"{text}\n"
+
+
+def test_a_name_that_is_not_there():
+    """What tests cannot import from `testing` raises as it does from any module."""
+    with pytest.raises(AttributeError, match=r"module 'dspy_mlflow_callbacks.testing' has no attribute 'Captured'"):
+        testing.Captured  # noqa: B018

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 import dspy_mlflow_callbacks
+from dspy_mlflow_callbacks.cli import main
 from dspy_mlflow_callbacks.config import OPTIONS
 
 COMMAND = [sys.executable, "-m", "dspy_mlflow_callbacks"]
@@ -175,6 +178,13 @@ def test_the_console_script_is_the_module(tmp_path):
     assert run([script, "--version"], tmp_path) == (0, version, "")
     assert run([*COMMAND, "--version"], tmp_path) == (0, version, "")
     assert run([script, "run", "--help"], tmp_path) == run([*COMMAND, "run", "--help"], tmp_path)
+
+
+def test_output_that_is_no_stream_of_bytes():
+    """Called where standard output has no encoding, such as a text in memory, it prints there."""
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as exited:
+        main(["--version"])
+    assert (exited.value.code, printed.getvalue()) == (0, f"dspy-mlflow {dspy_mlflow_callbacks.__version__}\n")
 
 
 def test_nothing_heavy_is_imported_before_the_program(tmp_path):

@@ -19,6 +19,7 @@ from dspy_mlflow_callbacks import Diagnosis, Finding, MlflowCallback, TracingCon
 from dspy_mlflow_callbacks.config import OPTIONS
 from dspy_mlflow_callbacks.health import destination as health_destination
 from dspy_mlflow_callbacks.health import in_force, versions
+from dspy_mlflow_callbacks.mlflow_internals import recorders
 from dspy_mlflow_callbacks.peers import OPENINFERENCE
 
 
@@ -89,6 +90,15 @@ def test_versions_that_are_not_supported():
 def test_a_package_that_is_not_installed():
     """A package that is not there has no version, and is not supported."""
     assert versions.installed("a-package-that-nobody-has-made") == ""
+
+
+def test_what_mlflow_lacks(monkeypatch):
+    """A release of MLflow in which the recorded engine does not find what it needs is a note."""
+    needed = (*recorders._NEEDED, (mlflow, "what_no_release_has"))
+    monkeypatch.setattr(recorders, "_NEEDED", needed)
+    (found,) = versions.of_versions(())
+    assert (found.is_problem, found.remedy) == (False, "pip install --upgrade mlflow")
+    assert found.what.endswith("what_no_release_has.")
 
 
 def test_no_callback(dspy_traces):
@@ -253,6 +263,15 @@ def test_autolog(dspy_traces, engine):
             autolog(disable=True)
     assert found.place == "autolog()"
     assert "user='ada'" in found.text
+
+
+@pytest.mark.engine("recorded")
+def test_the_recorded_engine_where_it_serves(configured):
+    """The variable that asks for the recorded engine is no problem where that one can serve."""
+    configured()
+    found = diagnose()
+    assert told(found) == []
+    assert found.callbacks[0].engine == "recorded"
 
 
 # Where traces go
@@ -502,6 +521,12 @@ def test_findings_come_first():
         ["problem", "It is so.", "run this"],
         ["note", "By the way.", "that"],
     ]
+
+
+def test_a_report_without_findings():
+    """A report in which nothing is found says so."""
+    found = in_force.attrs.evolve(diagnose(), findings=())
+    assert str(found).splitlines()[0].strip() == "No problem was found."
 
 
 def test_diagnose_is_public():

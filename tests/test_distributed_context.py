@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import attrs
 import dspy
 import mlflow
 import pytest
@@ -148,6 +149,17 @@ def test_spans_of_ones_own_join_too(dspy_traces):
         with mlflow.start_span("other"):
             pass
     assert dspy_traces.tree() == [bare("Runs", ok("own", "UNKNOWN", bare("Echo")), ok("other", "UNKNOWN"))]
+
+
+@pytest.mark.engine("native")
+def test_a_part_begins_before_the_trace_is_stored(dspy_traces, monkeypatch):
+    """A part that begins when its trace has ended here, and waits to be stored, is stored in it."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS", "60000")
+    mlflow.tracing.reset()
+    with continue_trace(sent()):
+        Echo()()
+    assert dspy_traces.tree() == [bare("Runs", bare("Echo"))]
 
 
 @ON_BOTH
@@ -727,6 +739,29 @@ def test_a_call_goes_out_without_its_trace(dspy_traces, warned):
     for _ in range(2):
         assert inject_headers(carrier) is carrier
     assert warned.messages == ["A call to another process goes out without its trace: OSError('no luck')"]
+
+
+class Unprintable:
+    """Fails when it is printed."""
+
+    def __repr__(self):
+        raise OSError("no luck")
+
+
+@pytest.mark.warns
+@pytest.mark.engine("native")
+def test_a_part_whose_span_is_lost(dspy_traces, warned):
+    """Where the span of a part cannot be opened, its program runs, and nothing of the trace is kept here."""
+    headers = sent()
+
+    def tag(call):
+        return attrs.evolve(call, tags={"team": Unprintable()})
+
+    with dspy.context(callbacks=[MlflowCallback(middleware=[tag])]), continue_trace(headers):
+        assert Echo()() == "why?"
+    (message,) = warned.messages
+    assert "OSError('no luck')" in message
+    assert mlflow.get_current_active_span() is None
 
 
 @pytest.mark.warns

@@ -21,6 +21,7 @@ from dspy_mlflow_callbacks import (
     TracedThreadPoolExecutor,
     continue_trace,
     inject_headers,
+    mlflow_internals,
     propagate,
     suppress_tracing,
     trace_context,
@@ -31,6 +32,7 @@ from dspy_mlflow_callbacks.testing.captured import tree
 
 USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 QUESTIONS = ["a", "b", "c"]
+ON_BOTH = pytest.mark.parametrize("engine", ["auto", "native"], indirect=True)
 
 
 class Echo(dspy.Module):
@@ -131,6 +133,7 @@ def test_spans_of_ones_own(dspy_traces):
     assert ordered(dspy_traces.tree()) == [bare("Runs", *[ok("own", "UNKNOWN", bare("Echo"))] * 3)]
 
 
+@ON_BOTH
 @pytest.mark.parametrize("metadata", [{}, {"commit": "abc"}])
 def test_work_that_begins_after_the_end(dspy_traces, metadata):
     """Work that begins when the root has ended is stored in its trace, below the call that handed it over."""
@@ -142,6 +145,7 @@ def test_work_that_begins_after_the_end(dspy_traces, metadata):
     assert dspy_traces.tree() == [bare("Runs", *[bare("Echo")] * 3)]
 
 
+@ON_BOTH
 @pytest.mark.parametrize("metadata", [{}, {"commit": "abc"}])
 @pytest.mark.parametrize("is_flushed", [True, False])
 def test_work_that_goes_on_after_the_end(dspy_traces, metadata, is_flushed):
@@ -172,6 +176,22 @@ def test_work_that_goes_on_after_the_end(dspy_traces, metadata, is_flushed):
     assert info.token_usage == {name: 2 * number for name, number in USAGE.items()}
     assert metadata.items() <= info.trace_metadata.items()
     assert (info.state, info.tags["team"]) == ("OK", "search")
+
+
+@pytest.mark.engine("native")
+def test_work_of_a_trace_that_mlflow_has_forgotten(dspy_traces):
+    """Where MLflow has put a long trace out of its memory meanwhile, the work runs all the same."""
+
+    def hand_over(_):
+        otel_id = mlflow_internals.tracer().current_span().get_span_context().trace_id
+        entry = mlflow_internals.trace_entry(otel_id)
+        mlflow_internals.forget_trace(otel_id, entry)
+        (answer,) = at_once(propagate(Echo()))
+        mlflow_internals.put_back(otel_id, entry)
+        return answer
+
+    assert Runs(hand_over)() == "why?"
+    assert len(dspy_traces.spans(name="Runs")) == 1
 
 
 def test_work_that_began_in_a_part(dspy_traces):

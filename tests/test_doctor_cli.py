@@ -82,6 +82,17 @@ def test_the_callbacks_of_a_program(doctor):
     assert "keeps no trace" in out
 
 
+def test_what_would_be_warned_of(doctor, monkeypatch):
+    """What setting up here would warn of is among the findings, and not warned of."""
+    monkeypatch.setenv("DSPY_MLFLOW_REDACT", "perhaps")
+    status, out, err = doctor("--json")
+    assert status == 1
+    assert [each["remedy"] for each in json.loads(out)["findings"] if "'perhaps'" in each["what"]] == [
+        "unset DSPY_MLFLOW_REDACT, or set it to what is allowed"
+    ]
+    assert "perhaps" not in err
+
+
 def test_the_time_for_the_store(doctor, monkeypatch):
     """`--timeout` is how long the store may take; one that takes longer is a problem."""
     monkeypatch.setenv("DSPY_MLFLOW_ENGINE", "native")

@@ -12,6 +12,7 @@ from stored import locked_store
 
 import dspy_mlflow_callbacks
 from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks.spans import native
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,15 @@ def test_a_search_can_flush_first(dspy_traces):
     """`mlflow.search_traces(flush=True)` finds what has just ended."""
     Echo()()
     assert len(mlflow.search_traces(locations=[dspy_traces.experiment_id], return_type="list", flush=True)) == 1
+
+
+@pytest.mark.engine("native")
+def test_a_process_ends_with_all_stored(dspy_traces):
+    """What the native engine calls at the end of a forked process waits until MLflow has stored its traces."""
+    Echo()()
+    native._flush()
+    assert stored(dspy_traces) == 1
+    mlflow.tracing.reset()  # MLflow's threads have ended
 
 
 @pytest.mark.engine("recorded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import tempfile
@@ -12,6 +13,7 @@ import mlflow
 import pytest
 from mlflow.entities import AssessmentSource, Feedback
 from mlflow.exceptions import MlflowException
+from mlflow.tracking._tracking_service.utils import _get_store
 from programs import Echo, Program, answering, program_tree
 from threads import at_once
 
@@ -77,6 +79,34 @@ def test_traces_are_found(memory_traces):
     assert {trace.info.trace_id for trace in [*page, *rest]} == set(ids)
     with pytest.raises(MlflowException, match="There is no trace tr-unknown"):
         client.get_trace("tr-unknown")
+
+
+def test_many_traces_are_read_at_once(memory_traces):
+    """What is known of several traces is read at once, of those that there are."""
+    Echo()("first")
+    Echo()("second")
+    ids = [trace.info.trace_id for trace in memory_traces.all()]
+    infos = _get_store().batch_get_trace_infos([*ids, "tr-unknown"])
+    assert [(info.trace_id, info.request_preview) for info in infos] == [
+        (ids[0], '{"question":"first"}'),
+        (ids[1], '{"question":"second"}'),
+    ]
+
+
+def test_spans_are_kept_by_a_coroutine(memory_traces):
+    """Spans that a server's coroutine hands over, as MLflow's own server does, are kept as those of a thread."""
+    Echo()()
+    trace = memory_traces.one()
+    mlflow.MlflowClient().delete_traces("0", trace_ids=[trace.info.trace_id])
+    asyncio.run(_get_store().log_spans_async("0", trace.data.spans))
+    assert tree(memory_traces.one()) == tree(trace)
+
+
+def test_the_experiment_is_found(memory_traces):
+    """The experiment of the captured traces is found by id and by name."""
+    found = mlflow.get_experiment(memory_traces.experiment_id)
+    assert (found.name, found.lifecycle_stage) == ("Default", "active")
+    assert mlflow.get_experiment_by_name("Default").experiment_id == memory_traces.experiment_id
 
 
 def test_tags_change(memory_traces):

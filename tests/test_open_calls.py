@@ -135,6 +135,22 @@ def test_a_call_that_mlflow_drops_and_that_hangs_is_forgotten(dspy_traces, hangi
     assert (dspy_traces.all(), callback.stats().failed) == ([], 0)
 
 
+@pytest.mark.engine("native")
+def test_what_a_fork_inherits_is_ended_by_its_parent(dspy_traces):
+    """The end of a call that began before a fork takes its span out of the fork's context, and does not end it."""
+    calls = []
+
+    def inherit(_):
+        calls.extend(OPEN_SPANS.calls())
+        calls[0].is_inherited = True  # as in a process that is forked here
+
+    Runs(inherit)()
+    assert mlflow.get_current_active_span() is None
+    assert dspy_traces.all() == []
+    calls[0].span.otel.end()  # as the parent does
+    assert [span.name for span in dspy_traces.one().data.spans] == ["Runs"]
+
+
 @pytest.mark.parametrize("middleware", [[], [RatioSampler(0)]], ids=["recorded", "sampled out"])
 def test_thousands_of_calls_that_never_end_are_forgotten(dspy_traces, monkeypatch, middleware):
     """Coroutines that nobody goes on with hold no call, and no more of ours than a bounded number of ids."""

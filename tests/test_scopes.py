@@ -22,6 +22,7 @@ from tagged import SAID, SESSION, TOLD, USER, said
 from threads import at_once
 
 from dspy_mlflow_callbacks import MlflowCallback, suppress_tracing, trace_context
+from dspy_mlflow_callbacks.scoped import Scoped
 from dspy_mlflow_callbacks.testing.captured import tree
 
 ITEMS = [{"question": f"question {index}"} for index in range(4)]
@@ -717,6 +718,36 @@ def test_one_scope_serves_many_threads(dspy_traces):
 
     at_once(*[functools.partial(in_context, dspy.settings.callbacks, work)] * 2)
     assert sorted(map(len, all_said(dspy_traces))) == [0, 0, 4, 4]
+
+
+class Noted(Scoped):
+    """Notes what is opened and closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def _begun(self):
+        opened = _Noting(self.notes, len(self.notes))
+        self.notes.append(f"opened {opened.number}")
+        return opened
+
+
+@attrs.frozen
+class _Noting:
+    notes: list
+    number: int
+
+    def close(self):
+        self.notes.append(f"closed {self.number}")
+
+
+def test_a_scope_in_itself_ends_from_the_inside():
+    """Of a scope that is entered in itself, the last that was opened is closed first."""
+    scope = Noted()
+    with scope, scope:
+        pass
+    assert scope.notes == ["opened 0", "opened 1", "closed 1", "closed 0"]
 
 
 def in_context(callbacks, work):

@@ -53,6 +53,18 @@ def test_signature_attributes():
     assert shown["dspy.fields"]["inputs"]["text"]["desc"] == "any text"
 
 
+def test_types_that_are_shown_alike():
+    """Types are written as every version of Python would, whatever they are made of."""
+
+    class Lists(dspy.Signature):
+        any_number: tuple[int, ...] = dspy.InputField()
+        nested: dict[str, list[Optional[int]]] = dspy.OutputField()  # noqa: UP045  (shown alike)
+
+    fields = attributes(Lists)["dspy.fields"]
+    assert fields["inputs"]["any_number"]["type"] == "tuple[int, ...]"
+    assert fields["outputs"]["nested"]["type"] == "dict[str, list[int | None]]"
+
+
 def test_changed_instruction_is_seen():
     """New instructions are shown, whether in a new signature or set on the old one."""
     signature = dspy.Signature("question -> answer", "first")

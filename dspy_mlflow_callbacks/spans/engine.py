@@ -76,13 +76,13 @@ class Engine:
             return self._native.open(call, start, above)
         return self._recorded.open(call, start, above, tracer) or muted.mute(above, call.call_id)
 
-    def share(self, span: OpenSpan) -> bool:
+    def share(self, span: RecordedSpan | NativeSpan) -> bool:
         """Let the trace of *span* go on when its root has ended; return whether it may."""
         if self._has_tail_sampler:  # who has to decide about all of it
             return False
         if isinstance(span, RecordedSpan):
             span.trace.is_shared = True
-        elif isinstance(span, NativeSpan):
+        else:
             entry = internals.trace_entry(span.otel.get_span_context().trace_id)
             if entry is not None:
                 internals.share(entry)
