@@ -232,10 +232,10 @@ class RecordedEngine:
         """Open a span below one of the process that this one is a fork of: the first of a part of that one's trace."""
         of_parent = parent.trace
         tracer, experiment_id = of_parent.tracer, of_parent.destination.experiment_id
-        trace = ForeignTrace(tracer, of_parent.otel_id, self._settings, experiment_id)
-        LONG_TRACES.watch(self._settings.max_open_s)
         active = tracer.current_span()
         outer = active.get_span_context() if is_users_span_within(active, parent) else parent.context
+        trace = ForeignTrace(tracer, outer, self._settings, experiment_id)
+        LONG_TRACES.watch(self._settings.max_open_s)
         return self._span(call, start, trace, outer=outer, is_entry=True)
 
     def _span(
