@@ -14,6 +14,7 @@ from expected import bare
 from programs import Echo, Runs
 
 from dspy_mlflow_callbacks import MlflowCallback, RatioSampler
+from dspy_mlflow_callbacks.events import SpanEnd
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
 from dspy_mlflow_callbacks.spans.silence import _QuietTrace
 
@@ -185,3 +186,19 @@ def test_an_end_and_giving_up_at_once_close_a_call_once(dspy_traces):
     (call,) = [OpenCall("id", object(), None, None, OPEN_SPANS.take("unknown").trace)]
     OPEN_SPANS._calls["id"] = call  # as when another thread has taken it out of its trace just now
     assert OPEN_SPANS.take("id").call_id is None
+
+
+def test_a_call_that_another_thread_is_giving_up_is_left_to_it(dspy_traces):
+    """A call that ends when another thread has just taken it out of its trace is closed by that one."""
+    taken = []
+
+    def take(_):
+        (call,) = OPEN_SPANS.calls()
+        taken.append(call.trace.pop(call.call_id))
+
+    callback = MlflowCallback()
+    with dspy.context(callbacks=[callback]):
+        Runs(take)()
+    assert callback.stats().ended == 0
+    taken[0].span.close(SpanEnd(error=REASON))
+    assert dspy_traces.tree() == [("Runs", "CHAIN", "ERROR", [])]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
+import dspy
 import mlflow
 import pytest
+from expected import bare
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from programs import Echo, Program, Runs, program_tree
 
+from dspy_mlflow_callbacks import MlflowCallback, TailSampler, flush, propagate
 from dspy_mlflow_callbacks.mlflow_internals import live_traces
 from dspy_mlflow_callbacks.testing.captured import tree
 
@@ -81,3 +86,62 @@ def test_ids_that_are_none_of_dspys(dspy_traces, recorded):
     ids = {(span.trace_id, span.span_id) for span in dspy_traces.spans()}
     assert len(ids) == 3
     assert not any(set(part.removeprefix("tr-")) == {"0"} for pair in ids for part in pair)
+
+
+def hand_over(program, late, *, by=()):
+    """Run a module that hands a program to a thread, where it does *late* when the module's trace has been stored.
+
+    Args:
+        program: Makes the module, given what it does.
+        late: What the program does.
+        by: The program's own callbacks.
+    """
+    begun, may_go_on, threads = threading.Event(), threading.Event(), []
+
+    def work(_):
+        begun.set()
+        assert may_go_on.wait(60)
+        late()
+
+    inner = Runs(work)
+    inner.callbacks = list(by)
+
+    def begin(_):
+        threads.append(threading.Thread(target=propagate(inner)))
+        threads[0].start()
+        assert begun.wait(60)
+
+    program(begin)()
+    flush()
+    may_go_on.set()
+    threads[0].join()
+
+
+@pytest.mark.warns
+def test_a_late_span_that_the_store_refuses_is_counted(dspy_traces, recorded, warned):
+    """What ends after its trace has been stored and is refused counts as lost, and costs no other span."""
+
+    def refused(_):
+        mlflow.get_current_active_span().set_attribute("mlflow.chat.tokenUsage", {"total_tokens": None})
+
+    hand_over(Runs, Runs(refused))
+    assert recorded.flush()
+    assert dspy_traces.tree() == [bare("Runs", bare("Runs"))]
+    assert (recorded.stats().stored, recorded.stats().lost) == (1, 1)
+    assert len(warned.messages) <= 1  # once for the store, be it in another test
+
+
+def test_what_ends_after_its_trace_was_dropped_is_dropped_too(dspy_traces, recorded):
+    """Where a tail sampler has dropped a trace, what another callback's program still does in it is not stored."""
+
+    def sampled(function):
+        program = Runs(function)
+        program.callbacks = [MlflowCallback(tail_sampler=TailSampler(background_ratio=0))]
+        return program
+
+    with dspy.context(callbacks=[]):
+        hand_over(sampled, Echo(), by=[recorded])
+    assert recorded.flush()
+    assert dspy_traces.all() == []
+    stats = recorded.stats()
+    assert (stats.ended, stats.stored, stats.lost, stats.failed) == (2, 0, 0, 0)

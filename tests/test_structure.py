@@ -56,7 +56,7 @@ MAY_IMPORT = {
         "summaries",
     },
     "evaluating": {"describe", "dspy_internals", "events", "optimizing", "spans", "tracing"},
-    "metrics": {"export", "spans", "stats"},
+    "metrics": {"forks", "export", "spans", "stats"},
     "callbacks": {
         "checks",
         "config",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import dspy
 import orjson
 import pytest
 from offline_lm import OfflineLM
-from optimizers import TRAINSET, avatar, exact, student
+from optimizers import TRAINSET, avatar, copro, exact, student
 from programs import Echo
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, optimizer_runs
@@ -208,3 +209,15 @@ def test_a_middleware_that_fails_at_an_example_costs_the_example(dspy_traces, no
     assert run.spent["trials"]["lm_calls"] + run.spent["proposing"]["lm_calls"] == 2
     assert callback.stats().failed == 2
     assert len(warned.messages) == 1
+
+
+def hiding_trials(call):
+    return attrs.evolve(call, is_hidden=True) if call.kind is CallKind.TRIAL else call
+
+
+def test_a_hidden_trial_counts_to_its_compile(dspy_traces, nothing_open):
+    """What the trials of an optimizer's evaluations cost is known of the compile also where they have no spans."""
+    with dspy.context(lm=OfflineLM(), callbacks=[MlflowCallback(evaluate="off", middleware=[hiding_trials])]):
+        copro()
+    (run,) = optimizer_runs(dspy_traces.one())
+    assert (run.trials, run.spent["trials"]["lm_calls"]) == ((), 20)

@@ -45,6 +45,9 @@ class _Forking:
 
     def __init__(self) -> None:
         self._held: list[Any] = []
+
+    def stand_ready(self) -> None:
+        """Do so before and after each fork from now on."""
         if hasattr(os, "register_at_fork"):  # pragma: no branch  (Windows has no fork)
             os.register_at_fork(
                 before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
@@ -81,9 +84,7 @@ def _begin_anew(processor: Any, queue: Any) -> None:
     processor._pending_on_end_condition = threading.Condition(threading.Lock())
     exporter = processor.span_exporter
     getattr(exporter, "_deferred_root_spans", {}).clear()
-    client = getattr(exporter, "_client", None)
-    if client is not None:
-        renew_connections(client)
+    renew_connections(exporter._client)
     if queue is not None:
         # Its end is registered twice then, which is none too many: the first one comes after the processor's.
         AsyncTraceExportQueue.__init__(queue)
@@ -109,4 +110,4 @@ def _processors() -> Iterator[tuple[Any, Any]]:
             yield processor, getattr(processor.span_exporter, "_async_queue", None)
 
 
-_Forking()
+_Forking().stand_ready()
