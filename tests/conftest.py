@@ -31,6 +31,7 @@ from dspy_mlflow_callbacks import MlflowCallback, TracingConfig, dspy_internals,
 from dspy_mlflow_callbacks.config import variable_of
 from dspy_mlflow_callbacks.spans.engine import ENGINES
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
+from dspy_mlflow_callbacks.stats import logger
 from dspy_mlflow_callbacks.testing import capture_traces
 
 _STATE = os.environ["XDG_STATE_HOME"]
@@ -120,10 +121,12 @@ def warned(request):
 
 @pytest.fixture(autouse=True)
 def _settings():
-    """Put DSPy's settings back after each test, and keep its answers out of the next one's cache."""
+    """Put DSPy's settings and our logger's level back after each test, and keep answers out of the next one's cache."""
     dspy.cache.reset_memory_cache()
+    level = logger.level
     with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
         yield
+    logger.setLevel(level)
     if mlflow.get_active_model_id() is not None:
         mlflow.clear_active_model()  # a loaded one: MLflow writes it to each later trace
 

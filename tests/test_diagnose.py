@@ -242,7 +242,7 @@ def test_the_callbacks_of_a_program(configured, dspy_traces):
     program = attach(Program(), own)
     program.generate.predict.callbacks = [own, MlflowCallback(user="inner")]
     found = diagnose(program).callbacks
-    assert [(each.text.partition("user=")[2].strip("')"), each.place) for each in found] == [
+    assert [(each.text.partition("user='")[2].partition("'")[0], each.place) for each in found] == [
         ("", "dspy.settings.callbacks"),
         ("own", "Program.callbacks"),
         ("inner", "Predict.callbacks"),

@@ -153,12 +153,12 @@ def test_what_a_fork_inherits_is_ended_by_its_parent(dspy_traces):
 
 
 @pytest.mark.parametrize("middleware", [[], [RatioSampler(0)]], ids=["recorded", "sampled out"])
-def test_thousands_of_calls_that_never_end_are_forgotten(dspy_traces, monkeypatch, middleware):
+def test_thousands_of_calls_that_never_end_are_forgotten(dspy_traces, monkeypatch, middleware, engine):
     """Coroutines that nobody goes on with hold no call, and no more of ours than a bounded number of ids."""
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
     mlflow.tracing.reset()
     callback = MlflowCallback(max_silent_s=0.2, middleware=middleware)
-    count = 1_200
+    count = 900 if engine == "native" else 1_200  # MLflow has a thousand traces in memory
     with dspy.context(callbacks=[callback]):
         coroutines = [Hanging().acall() for _ in range(count)]
         contexts = [copy_context() for _ in coroutines]
