@@ -148,8 +148,10 @@ def test_work_that_begins_after_the_end(dspy_traces, metadata):
 @ON_BOTH
 @pytest.mark.parametrize("metadata", [{}, {"commit": "abc"}])
 @pytest.mark.parametrize("is_flushed", [True, False])
-def test_work_that_goes_on_after_the_end(dspy_traces, metadata, is_flushed):
+def test_work_that_goes_on_after_the_end(dspy_traces, engine, metadata, is_flushed):
     """Work that ends when the root has ended is stored in its trace, with its tokens, as it went."""
+    if engine == "native" and mlflow_internals.missing_in_mlflow():
+        pytest.skip("this version of MLflow stores nothing that ends when its trace has ended")
     begun, root_ended = threading.Event(), threading.Event()
     threads = []
 
