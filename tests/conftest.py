@@ -22,6 +22,7 @@ import dspy
 import mlflow
 import pytest
 from dspy.dsp.utils.settings import thread_local_overrides
+from mlflow.tracing.trace_manager import InMemoryTraceManager
 from offline_lm import OfflineLM
 from openai_server import OpenAIServer
 from otlp_collector import Collector
@@ -127,6 +128,7 @@ def _settings():
     with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
         yield
     logger.setLevel(level)
+    InMemoryTraceManager.get_instance()._traces.clear()  # what a test of lost traces has left there
     if mlflow.get_active_model_id() is not None:
         mlflow.clear_active_model()  # a loaded one: MLflow writes it to each later trace
 

@@ -286,7 +286,7 @@ def test_experiments(configured, dspy_traces):
     client = mlflow.MlflowClient()
     deleted = client.create_experiment("deleted")
     client.delete_experiment(deleted)
-    dspy.configure(callbacks=[MlflowCallback(experiment=name) for name in ("new one", "deleted", "999")])
+    dspy.configure(callbacks=[MlflowCallback(experiment=name) for name in ("new one", "deleted", "999999999")])
     found = diagnose()
     assert notes(found) == ["The experiment 'new one' of experiment= is not there yet: the first trace makes it."]
     gone, missing = told(found)
@@ -294,11 +294,11 @@ def test_experiments(configured, dspy_traces):
         "The experiment 'deleted' is deleted: traces for it are lost.",
         f"mlflow experiments restore -x {deleted}",
     )
-    assert missing[0].startswith("The experiment '999' of experiment= is not there: ")
+    assert missing[0].startswith("The experiment '999999999' of experiment= is not there: ")
     assert [(each.said, each.id) for each in found.destination.experiments] == [
         ("new one", None),
         ("deleted", deleted),
-        ("999", None),
+        ("999999999", None),
     ]
     assert client.get_experiment_by_name("new one") is None
 
