@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from dspy_mlflow_callbacks import dspy_internals
@@ -33,7 +33,7 @@ def examples_of(data: Sequence[Any]) -> Examples | None:
     call_id = dspy_internals.active_call_id()
     evaluation = OPEN_SPANS.get(call_id)
     # Another call that stands for this one has its own id: what runs here is then no evaluation's own work.
-    if evaluation is None or evaluation.call_id != call_id or evaluation.start is None:
+    if evaluation is None or evaluation.call_id != call_id or evaluation.start is None or not isinstance(data, Sized):
         return None
     start = evaluation.start
     if start.kind not in _EVALUATIONS or start.is_hidden or not isinstance(evaluation.owner, Tracing):
