@@ -12,8 +12,7 @@ from offline_lm import OfflineLM
 from openai_server import chat, choice
 from programs import Program
 
-from dspy_mlflow_callbacks.testing import CapturedTraces
-from dspy_mlflow_callbacks.testing.plugin import _RECORD_MODES
+from dspy_mlflow_callbacks.testing import RECORD_MODES, CapturedTraces
 
 pytestmark = [pytest.mark.usefixtures("own_folder"), pytest.mark.timeout(300)]  # fresh interpreters
 
@@ -61,4 +60,4 @@ def test_the_tables_are_complete():
     first = " ".join(row[0] for row in PAGE.rows("| | returns"))
     assert {name for name in methods if f"`{name}(" not in first} == set()
     modes = [row[0].split("`")[1] for row in PAGE.rows("| `--dspy-record-mode`")]
-    assert tuple(modes) == _RECORD_MODES
+    assert tuple(modes) == RECORD_MODES

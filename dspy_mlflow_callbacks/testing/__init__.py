@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dspy_mlflow_callbacks.testing.limits import SpendingLimits
 
 __all__ = [
+    "RECORD_MODES",
     "CapturedTraces",
     "RecordedAnswers",
     "SpendingLimits",
@@ -23,6 +24,9 @@ __all__ = [
     "capture_traces",
     "replay_lms",
 ]
+
+RECORD_MODES = ("none", "once", "new", "all")
+"""What `replay_lms` and `--dspy-record-mode` may record."""
 
 # pytest loads `plugin` in every project, and with it this file: dspy and mlflow take seconds to import.
 _FILE_OF = {

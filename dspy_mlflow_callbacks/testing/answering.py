@@ -16,10 +16,9 @@ from dspy_mlflow_callbacks.replaying.errors import ReplayStopped
 from dspy_mlflow_callbacks.replaying.marks import agrees
 from dspy_mlflow_callbacks.replaying.matching import nearest
 from dspy_mlflow_callbacks.replaying.recording import Recorded, lm_calls
+from dspy_mlflow_callbacks.testing import RECORD_MODES
 from dspy_mlflow_callbacks.testing.captured import CapturedTraces
 from dspy_mlflow_callbacks.testing.recorded_answers import read_answers, write_answers
-
-RECORD_MODES = ("none", "once", "new", "all")
 
 RecordMode = Literal["none", "once", "new", "all"]
 

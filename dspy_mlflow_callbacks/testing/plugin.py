@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dspy_mlflow_callbacks.testing import RECORD_MODES
+
 if TYPE_CHECKING:
     from dspy_mlflow_callbacks.testing.answering import RecordedAnswers
     from dspy_mlflow_callbacks.testing.captured import CapturedTraces
 
-_RECORD_MODES = ("none", "once", "new", "all")
 _TRACES: pytest.StashKey[CapturedTraces] = pytest.StashKey()
 _HAS_FAILED: pytest.StashKey[bool] = pytest.StashKey()
 
@@ -27,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("dspy")
     group.addoption(
         "--dspy-record-mode",
-        choices=_RECORD_MODES,
+        choices=RECORD_MODES,
         default="none",
         help="what dspy_replay records: none; once, where there is no file yet; new, what a file does not have; all",
     )
