@@ -6,6 +6,7 @@ ever.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import multiprocessing
 import os
@@ -57,10 +58,10 @@ class Forks:
 
     def begin_anew(self, function: Callable[[], None]) -> None:
         """Call a function in each fork; a bound method as long as its object lives."""
-        if inspect.ismethod(function):
-            self._beginnings.append(weakref.WeakMethod(function, self._beginnings.remove))
-        else:
-            self._beginnings.append(lambda: function)
+        for gone in [each for each in self._beginnings if each() is None]:
+            with suppress(ValueError):  # another thread has taken it out just now
+                self._beginnings.remove(gone)
+        self._beginnings.append(_weakly(function) if inspect.ismethod(function) else lambda: function)
 
     def start(self, thread: threading.Thread) -> None:
         """Start a thread for whose end forks wait: till then it is in the middle of things."""
@@ -112,6 +113,20 @@ def free(locks: Iterable[Any]) -> None:
     for lock in locks:
         with suppress(AttributeError):  # somebody else's kind of lock, such as gevent's
             lock._at_fork_reinit()  # noqa: SLF001  (as `logging` does with its own)
+
+
+def _weakly(method: Any) -> Callable[[], Callable[[], None] | None]:
+    """Return what returns a bound method as long as its object lives.
+
+    `weakref.WeakMethod` prints an error where both go at the end of the interpreter.
+    """
+    owner, function = weakref.ref(method.__self__), method.__func__
+
+    def living() -> Callable[[], None] | None:
+        found = owner()
+        return None if found is None else functools.partial(function, found)
+
+    return living
 
 
 FORKS = Forks()
