@@ -20,7 +20,7 @@ import mlflow
 import pytest
 from docs_blocks import ROOT, Page, blocks_that_run
 from expected import ok
-from programs import Program, answering, predict_tree
+from programs import Echo, Program, answering, predict_tree
 from stored import locked_store
 
 from dspy_mlflow_callbacks import (
@@ -624,7 +624,7 @@ def test_a_full_queue(run, dspy_traces, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("mlflow"), "propagate", True)
     with locked_store():
         while "Trace export queue is full" not in caplog.text:
-            Program()(question="why?")
+            Echo()()
     mlflow.flush_trace_async_logging()
 
 
