@@ -51,9 +51,14 @@ test-native: $(VENV)/.dev
 test-processes: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/processes -n 2 --dist loadfile --timeout 300
 
+$(VENV)/.faults: $(VENV)/.dev
+	@$(call install,$(VENV),--group faults)
+	@touch $@
+
 # Servers that fail, programs that are killed, disks that take no more.
 .PHONY: test-faults
-test-faults: $(VENV)/.dev
+test-faults: $(VENV)/.faults
+	@.ci/debian postgresql initdb
 	$(BIN)/python -m pytest tests/faults -n 2 --dist loadfile --timeout 300
 
 lint: $(VENV)/.dev
@@ -95,12 +100,7 @@ $(VENV)/.browser: $(VENV)/.dev
 # What MLflow's UI shows, in Chromium. REFRESH_IMAGES=1 takes the README's picture again.
 .PHONY: test-browser
 test-browser: $(VENV)/.browser
-	@command -v chromium > /dev/null \
-		|| { test "$$(id -u)" = 0 && command -v apt-get > /dev/null; } \
-		|| { echo "These tests need the command chromium: on Debian, apt-get install chromium."; exit 1; }
-	@command -v chromium > /dev/null || { echo "Installing chromium ..."; apt-get update -qq \
-		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > $(VENV)/chromium.log 2>&1 \
-		|| { tail -n 40 $(VENV)/chromium.log; exit 1; }; }
+	@.ci/debian chromium chromium
 	$(BIN)/python -m pytest tests/browser --timeout 300
 
 # Not in .ci/run: minutes of made-up bytes for the readers of foreign formats. FUZZ_SECONDS=300 is what docs/reliability.md tells of.

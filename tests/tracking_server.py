@@ -15,10 +15,14 @@ START_SECONDS = 100.0
 
 
 class TrackingServer:
-    """Runs `mlflow server` in a folder, from `start` to `stop`; it may be started again, and has then what it had."""
+    """Runs `mlflow server` in a folder, from `start` to `stop`; it may be started again, and has then what it had.
 
-    def __init__(self, folder):
+    Its database is an SQLite file in the folder, or what *database* names.
+    """
+
+    def __init__(self, folder, database=None):
         self.folder = folder
+        self._database = () if database is None else ("--backend-store-uri", database)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -28,7 +32,7 @@ class TrackingServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--workers", "1"],
+                [*command, "--workers", "1", *self._database],
                 cwd=self.folder,
                 env={
                     **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
-from pathlib import Path
 
 import dspy
 import mlflow
 import pytest
 from ended import stored_ids
 from faulty_proxy import FaultyProxy
+from lives import answers, counts, ended, expected_answers, live
 from offline_lm import OfflineLM
 from programs import Program
 from spooled_traces import status_of, waiting_ids
@@ -38,58 +34,6 @@ def database(tmp_path):
     """Return a destination in a database of the test's own."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment("lives"))
-
-
-def live(destination, folder, *, options=None, **said):
-    """Run the program of many lives, and return what each life said."""
-    said = {
-        "seed": 7,
-        "rounds": 1,
-        "at_once": 1,
-        "threads": 2,
-        "calls": 20,
-        "exit_s": 10.0,
-        "kill_within_s": 0.0,
-        "opens_store": False,
-        "options": {"spool_dir": str(folder), **(options or {})},
-        **said,
-    }
-    done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "forking.py", json.dumps(said)],
-        env={
-            **os.environ,
-            "MLFLOW_TRACKING_URI": destination.tracking_uri,
-            "MLFLOW_EXPERIMENT_ID": destination.experiment_id,
-            "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "true",
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def ended(lives):
-    return [line["id"] for life in lives for line in life if "id" in line]
-
-
-def counts(lives):
-    said = [line for life in lives for line in life if "id" not in line]
-    return {name: sum(line[name] for line in said) for name in said[0]}
-
-
-def answers(lives):
-    return sorted(line["answer"] for life in lives for line in life if "id" in line)
-
-
-def expected_answers(threads, calls, times=1):
-    with dspy.context(lm=OfflineLM()):
-        return sorted(
-            [Program()(question=f"{name} {number}").answer for name in range(threads) for number in range(calls)]
-            * times
-        )
 
 
 def test_a_program_that_is_killed_50_times_loses_no_ended_trace(database, folder):

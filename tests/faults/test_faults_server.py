@@ -5,95 +5,23 @@ from __future__ import annotations
 import time
 
 import attrs
-import dspy
 import mlflow
 import pytest
-from ended import stored_ids, wait_until
+from ended import wait_until
 from faulty_proxy import FaultyProxy
-from offline_lm import OfflineLM
-from programs import Program
+from places import CALLS, Place, answers_of
 from spooled_traces import status_of
-from tracking_server import TrackingServer
 
-from dspy_mlflow_callbacks import MlflowCallback
-from dspy_mlflow_callbacks.export import redelivery
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
 from dspy_mlflow_callbacks.export.spool_flush import flush
-from dspy_mlflow_callbacks.export.waiting import Destination
-from dspy_mlflow_callbacks.spans.experiments import ChosenExperiment
 
-CALLS = 30
-QUESTIONS = [f"What is {number}?" for number in range(CALLS)]
-
-pytestmark = [pytest.mark.warns, pytest.mark.timeout(250)]
-
-
-@pytest.fixture(autouse=True)
-def _often(monkeypatch):
-    """Let a process look for what is in the spool more often than every half minute, and ask a store soon again."""
-    monkeypatch.setattr(redelivery, "LOOK_SECONDS", 0.5)
-    monkeypatch.setattr("dspy_mlflow_callbacks.export.lanes._LONGEST_PAUSE_SECONDS", 1.0)
-
-
-class Place:
-    """Runs the program against a store that may fail, and compares what became of its traces.
-
-    Attributes:
-        uri: Where the program sends its traces.
-        stored_at: The same store, as it is asked afterwards.
-        folder: The spool's folder.
-        proxy: What is before the server, if anything.
-    """
-
-    def __init__(self, monkeypatch, folder, *, uri, server, experiment_id, proxy=None):
-        self.monkeypatch, self.folder, self.uri, self.proxy = monkeypatch, folder, uri, proxy
-        self.stored_at = Destination(tracking_uri=server.uri, experiment_id=experiment_id)
-        self.server = server
-
-    def run(self, during=lambda number: None, **options):
-        """Return the answers of the program, and its callback."""
-        self.monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", self.stored_at.experiment_id)
-        mlflow.set_tracking_uri(self.uri)
-        if self.proxy is not None:  # where the experiment is known, a first call does not wait for the store
-            mode, self.proxy.mode = self.proxy.mode, "pass"
-            ChosenExperiment(None).id(None)
-            self.proxy.mode = mode
-        callback = MlflowCallback(engine="recorded", spool_dir=self.folder, **options)
-        return answers_of([callback], during), callback
-
-    def check(self, answers, callback, *, lost=0):
-        """Wait until all is stored, and compare: what was executed is stored once, or counted."""
-        assert EXPORTER.flush(120)
-        wait_until(lambda: len(self.stored()) >= CALLS - lost)
-        wait_until(lambda: status_of(self.folder).traces == 0)
-        stats, stored = callback.stats(), self.stored()
-        assert stats.stored + stats.spooled + stats.lost == CALLS
-        assert (len(stored), len(set(stored)), stats.lost) == (CALLS - lost, CALLS - lost, lost)
-        assert answers == answers_of([])
-
-    def stored(self):
-        return stored_ids(self.stored_at)
-
-
-def answers_of(callbacks, during=lambda number: None):
-    answers = []
-    with dspy.context(lm=OfflineLM(), callbacks=callbacks):
-        for number, question in enumerate(QUESTIONS):
-            during(number)
-            answers.append(Program()(question=question).toDict())
-    return answers
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch):
-    """Let MLflow and the exporter be after each test what they were before."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    before = mlflow.get_tracking_uri()
-    yield
-    EXPORTER.flush(60)
-    mlflow.set_tracking_uri(before)
+pytestmark = [
+    pytest.mark.warns,
+    pytest.mark.usefixtures("as_it_was"),
+    pytest.mark.timeout(250),
+    pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True, scope="module"),
+]
 
 
 @pytest.fixture
@@ -105,9 +33,9 @@ def place(server, experiment_id, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def bare_place(tmp_path, monkeypatch):
+def bare_place(new_server, tmp_path, monkeypatch):
     """Return a place with a server of its own, which does not run."""
-    server = TrackingServer(tmp_path)
+    server = new_server()
     return Place(monkeypatch, tmp_path / "spool", uri=server.uri, server=server, experiment_id="0")
 
 
