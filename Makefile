@@ -109,3 +109,4 @@ FUZZ_SECONDS ?= 300
 fuzz: $(VENV)/.dev
 	@$(call install,$(VENV),--group fuzz)
 	$(BIN)/python tests/fuzz/fuzz_otlp_reader.py -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/fuzz_headers.py -max_total_time=$(FUZZ_SECONDS)

@@ -49,7 +49,7 @@ def pytest_addoption(parser):
 
 # What is said of the recorded engine alone, of what it delivers with, and of the defaults: on the native one there is
 # nothing to see.
-_OF_THE_DEFAULT_ENGINE = ("test_recorded_", "test_export_", "test_docs_", "test_benchmarks", "test_examples")
+_OF_THE_DEFAULT_ENGINE = ("test_recorded_", "test_export_", "test_docs_", "test_examples")
 
 
 def pytest_ignore_collect(collection_path, config):
