@@ -12,7 +12,8 @@ def work(_):
     calls(5)
     {until}
     print("at work", flush=True)
-    time.sleep(600)
+    for _ in range(6000):  # not at once: a signal just before it would be heard after it
+        time.sleep(0.1)
     calls(1)
 
 {before}
