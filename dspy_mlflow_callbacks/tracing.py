@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import functools
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from dspy_mlflow_callbacks import dspy_internals
-from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_end, describe_start
+from dspy_mlflow_callbacks.describe import EVERYTHING, Capture, describe_start
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
+from dspy_mlflow_callbacks.ends import Ends, cpu_time
 from dspy_mlflow_callbacks.events import (
-    EMPTY,
-    NOT_ENDED,
-    CallEnd,
     CallKind,
     CallStart,
     EvaluatedExample,
     SpanEnd,
-    new_call_end,
-    new_span_end,
 )
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.forks import FORKS
@@ -30,16 +24,15 @@ from dspy_mlflow_callbacks.middleware import Chain
 from dspy_mlflow_callbacks.optimizing import Place
 from dspy_mlflow_callbacks.spans.engine import NEW_TRACE, Engine
 from dspy_mlflow_callbacks.spans.experiments import ExperimentError
-from dspy_mlflow_callbacks.spans.open_spans import DROPPED, NO_CALLS, OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
+from dspy_mlflow_callbacks.spans.open_spans import NO_CALLS, OPEN_SPANS, OpenCall, OpenSpans, TraceCalls
 from dspy_mlflow_callbacks.spans.silence import Silence
 from dspy_mlflow_callbacks.starts import Starts, root_call_id
 from dspy_mlflow_callbacks.stats import Counters, Stats
-from dspy_mlflow_callbacks.summaries import Summaries, count
+from dspy_mlflow_callbacks.summaries import Summaries
 
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
 _SUMMED_UP = frozenset({Place.CANDIDATE, Place.WATCHED})
 _NOTHING = SpanEnd()
-_ABANDONED = SpanEnd(error=NOT_ENDED)
 _SILENCE = Silence(OPEN_SPANS)
 
 
@@ -58,6 +51,9 @@ class Tracing:
         evaluate: How the examples of evaluations are recorded: the option of this name.
         max_silent_s: After how many seconds without a start or an end a trace is given up.
         open_spans: The calls of the process that are open.
+
+    Attributes:
+        end: Closes the span of a call: `Ends.end`.
     """
 
     def __init__(
@@ -82,6 +78,8 @@ class Tracing:
         self._capture = capture
         self._open_spans = open_spans
         self._starts = Starts(self, engine, summarizes=summarizes)
+        self._ends = Ends(self, chain, counters, capture, open_spans)
+        self.end = self._ends.end
         self._summaries = Summaries(self, open_spans, self._open_trial, self.end)
 
     def experiment(self) -> tuple[str, ...]:
@@ -242,45 +240,6 @@ class Tracing:
             return None
         return None if dropped.is_suppressed else self._engine.unmute(dropped.span)
 
-    def end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
-        """Close the span of a call; an unknown call was never opened here."""
-        known = self._open_spans.get(call_id)
-        if known is None:
-            return
-        if known.call_id != call_id:
-            self._open_spans.forget(call_id, None)  # a call around it stands for it, perhaps another callback's
-            return
-        if known.owner is not self:
-            return
-        call = self._open_spans.take(call_id)
-        if call is DROPPED:
-            return  # another thread has given it up just now
-        if call.is_inherited:
-            if not call.is_hidden:
-                call.span.detach()
-        elif call.start is None:
-            call.span.close(_NOTHING)
-        else:
-            self._end_recorded(call, call.start, outputs, exception)
-
-    def _end_recorded(self, call: OpenCall, start: CallStart, outputs: Any, exception: BaseException | None) -> None:
-        try:
-            if call.part is not None:
-                self._summarize(call, outputs, exception)
-        finally:
-            if not call.is_hidden:
-                said = EMPTY if call.at_end is None else call.at_end()
-                end = new_call_end(call_id=start.call_id, outputs=outputs, exception=exception, attributes=said)
-                self._finish(call, start, end)
-        if start.kind is CallKind.ADAPTER_PARSE and exception is None:
-            self._note_parsed(start)
-
-    def _summarize(self, call: OpenCall, outputs: Any, exception: BaseException | None) -> None:
-        """Tell the compile or trial that *call* is, or is part of, that it has ended."""
-        if call.on_end is not None:
-            call.on_end(exception)
-        count(call, outputs, exception)
-
     def _begin(self, call: CallStart, parent: OpenCall | None, above: Any) -> bool:
         """Open the span of a call that may be recorded; return what `start` returns."""
         kept = self.chain.on_start(call)
@@ -309,7 +268,7 @@ class Tracing:
 
     def _hold(self, call: CallStart, span: Any, parent: OpenCall | None) -> None:
         if parent is None or parent.is_inherited or call.is_root:
-            held = OpenCall(call.call_id, call, span, self, TraceCalls(self), cpu_started=_cpu_time())
+            held = OpenCall(call.call_id, call, span, self, TraceCalls(self), cpu_started=cpu_time())
             _SILENCE.watch(self.max_silent_s)
         elif dspy_internals.carried_call_id() == parent.call_id and self._engine.share(span):
             held = OpenCall(call.call_id, call, span, self, TraceCalls(self), is_carried=True)
@@ -383,39 +342,15 @@ class Tracing:
                 parent.span.note(fallback_event(parent.unparsed, adapter))
             parent.unparsed = adapter
 
-    def _finish(self, call: OpenCall, start: CallStart, end: CallEnd) -> None:
-        if call.cpu_started is not None or call.is_carried:
-            self._close_abandoned(call.trace, _ABANDONED)
-        described = None
-        try:
-            described = describe_end(start, self.chain.on_end(end), self._capture)
-        finally:
-            described = _incomplete(end) if described is None else described
-            call.span.close(described if call.cpu_started is None else _with_cpu_time(described, call.cpu_started))
-            self._counters.ended()
-
-    def _note_parsed(self, start: CallStart) -> None:
-        parent = self._open_spans.get(start.parent_call_id)
-        if parent is not None and not parent.is_dropped:
-            parent.unparsed = None
-
     def give_up(self, trace: TraceCalls) -> None:
         """Close the open calls of a trace in which nothing happens any more: their ends may never come."""
         seconds = f"{self.max_silent_s:g} seconds"
-        self._close_abandoned(trace, SpanEnd(error=f"No call of its trace had started or ended for {seconds}."))
+        self._ends.abandon(trace, SpanEnd(error=f"No call of its trace had started or ended for {seconds}."))
 
     def give_up_dropped(self, call: OpenCall) -> None:
         """Forget a dropped call, whose end may never come."""
         self._open_spans.abandon_dropped(call)
         call.span.give_up()
-
-    def _close_abandoned(self, trace: TraceCalls, end: SpanEnd) -> None:
-        """Close what is still open of a trace."""
-        for call in self._open_spans.abandon(trace):
-            if not call.is_hidden:
-                self._counters.abandoned()
-                call.span.close(end)
-                self._counters.ended()
 
 
 def _inherit() -> None:
@@ -429,29 +364,3 @@ def _repeats(kind: CallKind, instance: Any, parent: OpenCall) -> bool:
     """Return whether an adapter's method calls its own base class's: DSPy then emits the event twice."""
     start = parent.start
     return start is not None and start.kind is kind and start.instance is instance
-
-
-def _incomplete(end: CallEnd) -> SpanEnd:
-    """Return the end of a span whose end cannot be described: the status is right, the content is withheld."""
-    error = None if end.exception is None else type(end.exception).__name__
-    return SpanEnd(attributes={"dspy_mlflow_callbacks.incomplete": "true"}, error=error)
-
-
-def _cpu_time() -> tuple[int, int]:
-    return threading.get_ident(), time.thread_time_ns()
-
-
-def _with_cpu_time(end: SpanEnd, started: tuple[int, int]) -> SpanEnd:
-    """Add the CPU seconds that the calling thread spent, where the call ended in the thread it started in."""
-    if started[0] != threading.get_ident():
-        return end
-    seconds = (time.thread_time_ns() - started[1]) / 1e9
-    attributes = {**end.attributes, "dspy.cpu_time_s": repr(seconds)}
-    return new_span_end(
-        outputs=end.outputs,
-        attributes=attributes,
-        later=end.later,
-        events=end.events,
-        error=end.error,
-        feedback=end.feedback,
-    )

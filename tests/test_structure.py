@@ -41,9 +41,11 @@ MAY_IMPORT = {
     "optimizing": {"describe", "events"},
     "summaries": {"describe", "dspy_internals", "events", "lm_internals", "optimizing", "spans"},
     "starts": {"describe", "dspy_internals", "events", "lm_internals", "optimizing", "spans"},
+    "ends": {"describe", "events", "middleware", "spans", "stats", "summaries"},
     "tracing": {
         "describe",
         "dspy_internals",
+        "ends",
         "events",
         "export",
         "forks",
