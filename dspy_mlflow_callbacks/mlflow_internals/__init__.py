@@ -21,7 +21,9 @@ from dspy_mlflow_callbacks.mlflow_internals.checking import (
 from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     active_experiment_id,
     experiment_variables,
+    go_to,
     has_destination,
+    tracking_uri,
 )
 from dspy_mlflow_callbacks.mlflow_internals.feedback import (
     Feedback,
@@ -94,6 +96,7 @@ from dspy_mlflow_callbacks.mlflow_internals.remote import (
     ContextScope,
     current_context,
     export_ended,
+    exported,
     is_shared,
     remote_entry,
     share,
@@ -189,7 +192,9 @@ __all__ = [
     "experiment_variables",
     "export_ended",
     "export_if_held_back",
+    "exported",
     "forget_trace",
+    "go_to",
     "has_destination",
     "has_open_spans",
     "has_span_processors",
@@ -252,6 +257,7 @@ __all__ = [
     "trace_id_of",
     "trace_info",
     "tracer",
+    "tracking_uri",
     "upload_attachments",
     "uri_elsewhere",
     "why_not_recorded",

@@ -90,6 +90,20 @@ def export_ended() -> None:
         processor.force_flush()
 
 
+def exported(timeout_s: float) -> bool:
+    """Wait until MLflow's exporter has stored what it took; return whether it has, in time.
+
+    `mlflow.flush_trace_async_logging()` stops its threads for that and starts others, which takes a second.
+    """
+    end = time.monotonic() + timeout_s
+    queues = [getattr(each.span_exporter, "_async_queue", None) for each in _processors()]
+    for queue in (each._queue for each in queues if each is not None):
+        with queue.all_tasks_done:
+            if not queue.all_tasks_done.wait_for(lambda queue=queue: not queue.unfinished_tasks, end - time.monotonic()):
+                return False
+    return True
+
+
 def share(entry: Any) -> None:
     """Note that other processes add spans to a trace that MLflow has in memory."""
     if not isinstance(entry.info.trace_metadata, _OfShared):
