@@ -13,14 +13,11 @@ import cloudpickle
 
 from dspy_mlflow_callbacks import dspy_internals
 from dspy_mlflow_callbacks import mlflow_internals as internals
-from dspy_mlflow_callbacks.callbacks import TracingCallback
+from dspy_mlflow_callbacks.distributed.attempts import carried_callback, note_retry
 from dspy_mlflow_callbacks.distributed.draining import DRAIN
 from dspy_mlflow_callbacks.distributed.receiving import continue_trace
 from dspy_mlflow_callbacks.distributed.sending import inject_headers
 from dspy_mlflow_callbacks.scoped import Opened, Scoped
-
-MOST_SECONDS_UNSTORED = 1.0
-"""How old what has ended in a task that goes on may be before it is stored: no more is lost with its worker."""
 
 _KEPT = 16
 
@@ -39,7 +36,7 @@ class Carrying:
 
     Args:
         function: Anything that can be called: a program, a function, a coroutine or generator function.
-        attempt: Asks, in the worker, which attempt at the task this is, 1 for the first; None where the engine has none.
+        attempt: Asks, in the worker, which attempt at the task this is, 1 for the first; None where nobody knows.
 
     Raises:
         TypeError: if *function* cannot be called.
@@ -73,7 +70,7 @@ class Carrying:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function in the context."""
-        return run(self._function, _InWorker(self.headers, self._settings, self._attempt), args, kwargs)
+        return run(self._function, _InWorker(self.headers, self._settings), args, kwargs)
 
 
 class Carried:
@@ -91,18 +88,24 @@ class Carried:
         """Call the function in the context."""
         function, settings, headers, uri, attempt = self._arguments
         internals.go_to(uri)
-        return run(_function_of(function), _InWorker(headers, _settings_of(settings), attempt), args, kwargs)
+        number = 1 if attempt is None else attempt()
+        context = _InWorker(headers, _settings_of(settings, number))
+        result = run(_function_of(function), context, args, kwargs)
+        if number > 1:
+            note_retry(headers)
+        return result
 
 
 def _pickled(name: str, value: Any) -> bytes:
     try:
-        return cloudpickle.dumps(value)
+        pickled: bytes = cloudpickle.dumps(value)
     except Exception as error:
         message = (
             f"DSPy's setting {name!r} cannot be sent to another process: {error}. "
             f"Leave it out around the call: with dspy.context({name}=...)."
         )
         raise TypeError(message) from error
+    return pickled
 
 
 @functools.lru_cache(_KEPT)
@@ -112,21 +115,12 @@ def _function_of(pickled: bytes) -> Callable[..., Any]:
 
 
 @functools.lru_cache(_KEPT)
-def _settings_of(pickled: bytes) -> dict[str, Any]:
+def _settings_of(pickled: bytes, attempt: int) -> dict[str, Any]:
     settings = {name: cloudpickle.loads(value) for name, value in cloudpickle.loads(pickled).items()}
     callbacks = settings.get("callbacks", [])
     if callbacks:
-        settings["callbacks"] = [_stored_soon(each) if isinstance(each, TracingCallback) else each for each in callbacks]
+        settings["callbacks"] = [carried_callback(each, attempt) for each in callbacks]
     return settings
-
-
-def _stored_soon(callback: TracingCallback) -> TracingCallback:
-    if callback.config.max_open_s <= MOST_SECONDS_UNSTORED:
-        return callback
-    sooner = callback.alike(type(callback), max_open_s=MOST_SECONDS_UNSTORED)
-    if callback.origin:
-        sooner.comes_from(callback.origin)
-    return sooner
 
 
 def run(function: Callable[..., Any], context: _InWorker, args: Any, kwargs: Any) -> Any:
@@ -166,7 +160,7 @@ class _InWorker(Scoped):
 
     called = "Carrying"
 
-    def __init__(self, headers: Mapping[str, str], settings: Mapping[str, Any], attempt: Attempt | None) -> None:
+    def __init__(self, headers: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         super().__init__()
         self._headers = headers
         self._settings = settings

@@ -23,6 +23,7 @@ from dspy_mlflow_callbacks.mlflow_internals.destinations import (
     experiment_variables,
     go_to,
     has_destination,
+    tag_trace,
     tracking_uri,
 )
 from dspy_mlflow_callbacks.mlflow_internals.feedback import (
@@ -253,6 +254,7 @@ __all__ = [
     "stored_info",
     "surroundings",
     "tag_active_trace",
+    "tag_trace",
     "trace_entry",
     "trace_id_of",
     "trace_info",

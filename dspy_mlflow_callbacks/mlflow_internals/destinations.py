@@ -37,7 +37,7 @@ def active_experiment_id() -> str | None:
 
 def tracking_uri() -> str:
     """Return where MLflow keeps traces, as a process in another folder says it."""
-    uri = mlflow.get_tracking_uri()
+    uri: str = mlflow.get_tracking_uri()
     dialect, mark, path = uri.partition(":///")
     if not dialect.startswith("sqlite") or not path or path.startswith(("/", ":", "file:")):
         return uri
@@ -48,3 +48,8 @@ def go_to(uri: str) -> None:
     """Let MLflow keep the traces of this process there."""
     if mlflow.get_tracking_uri() != uri:
         mlflow.set_tracking_uri(uri)
+
+
+def tag_trace(trace_id: str, key: str, text: str) -> None:
+    """Set a tag of a stored trace."""
+    mlflow.MlflowClient().set_trace_tag(trace_id, key, text)

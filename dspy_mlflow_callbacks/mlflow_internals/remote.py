@@ -91,17 +91,19 @@ def export_ended() -> None:
 
 
 def exported(timeout_s: float) -> bool:
-    """Wait until MLflow's exporter has stored what it took; return whether it has, in time.
+    """Wait until MLflow's exporter has stored what has ended; return whether it has, in time.
 
     `mlflow.flush_trace_async_logging()` stops its threads for that and starts others, which takes a second.
     """
     end = time.monotonic() + timeout_s
+    export_ended()
     queues = [getattr(each.span_exporter, "_async_queue", None) for each in _processors()]
-    for queue in (each._queue for each in queues if each is not None):
-        with queue.all_tasks_done:
-            if not queue.all_tasks_done.wait_for(lambda queue=queue: not queue.unfinished_tasks, end - time.monotonic()):
-                return False
-    return True
+    return all(_is_empty(each._queue, end - time.monotonic()) for each in queues if each is not None)
+
+
+def _is_empty(queue: Any, timeout_s: float) -> bool:
+    with queue.all_tasks_done:
+        return bool(queue.all_tasks_done.wait_for(lambda: not queue.unfinished_tasks, timeout_s))
 
 
 def share(entry: Any) -> None:
