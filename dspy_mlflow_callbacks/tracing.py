@@ -34,7 +34,7 @@ from dspy_mlflow_callbacks.spans.open_spans import DROPPED, NO_CALLS, OPEN_SPANS
 from dspy_mlflow_callbacks.spans.silence import Silence
 from dspy_mlflow_callbacks.starts import Starts, root_call_id
 from dspy_mlflow_callbacks.stats import Counters, Stats
-from dspy_mlflow_callbacks.summaries import Summaries, count
+from dspy_mlflow_callbacks.summaries import Summaries, count, count_attempt
 
 _ADAPTER_KINDS = frozenset({CallKind.ADAPTER_FORMAT, CallKind.ADAPTER_PARSE})
 _SUMMED_UP = frozenset({Place.CANDIDATE, Place.WATCHED})
@@ -267,6 +267,8 @@ class Tracing:
         try:
             if call.part is not None:
                 self._summarize(call, outputs, exception)
+            if start.attempt is not None:
+                count_attempt(start, outputs, exception)
         finally:
             if not call.is_hidden:
                 said = EMPTY if call.at_end is None else call.at_end()
@@ -316,6 +318,8 @@ class Tracing:
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
         self._say_part(held, call, parent)
+        if call.attempt is not None and call.attempt.trace_id is None:
+            call.attempt.trace_id = span.trace_id
         self._open_spans.add(call.call_id, held)
         self._counters.started()
         self._note_adapter(call, parent)

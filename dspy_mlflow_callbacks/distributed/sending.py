@@ -112,6 +112,11 @@ def _governing() -> TracingCallback | None:
     return next((each for each in callbacks if isinstance(each, TracingCallback) and each.config.enabled), None)
 
 
+def experiment_id() -> str | None:
+    """Return the id of the experiment of traces that begin here; None if the store does not say."""
+    return _experiment_id(None, _governing())
+
+
 def _experiment_id(entry: Any, callback: TracingCallback | None) -> str | None:
     if entry is not None and entry.info.trace_location is not None:
         return str(entry.info.experiment_id)
