@@ -16,6 +16,9 @@ class Answers(dspy.Module):
         self.go_on = threading.Event()
         self.asked = []
 
+    def __getstate__(self):
+        return {**super().__getstate__(), "go_on": None}  # in another process nobody waits
+
     def forward(self, question):
         self.asked.append(question)
         if question == "wait":
@@ -24,7 +27,7 @@ class Answers(dspy.Module):
 
     async def aforward(self, question):
         self.asked.append(question)
-        while question == "wait" and not self.go_on.is_set():
+        while question == "wait" and not self.go_on.is_set():  # noqa: ASYNC110  (a thread's event)
             await asyncio.sleep(0.01)
         return self.answer(question)
 
@@ -33,7 +36,7 @@ class Answers(dspy.Module):
             raise ValueError(f"I do not know: {question}")
         if question == "exit":
             raise SystemExit(3)
-        if question.startswith("last"):
+        if question == "last":
             self.go_on.set()
         return dspy.Prediction(answer=question.upper())
 

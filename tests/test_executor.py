@@ -11,9 +11,10 @@ import pytest
 from answers import Answers, asking
 from expected import bare, failed
 from offline_lm import OfflineLM
+from openai_server import BACKENDS, chat, choice
 from programs import Program, Runs, program_tree
 
-from dspy_mlflow_callbacks import MlflowCallback, flush, program_fingerprint, run, suppress_tracing, trace_context
+from dspy_mlflow_callbacks import MlflowCallback, program_fingerprint, run, suppress_tracing, trace_context
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.testing.captured import tree
 
@@ -253,19 +254,17 @@ def test_many_stored_inputs(dspy_traces, monkeypatch):
     assert all(result.is_stored for result in run(Answers(), LETTERS, resume=True))
 
 
-def test_tokens_and_cost(dspy_traces, monkeypatch):
+def test_tokens_and_cost(dspy_traces, openai_server):
     """A result says what its LM calls were billed, and the counts add that up."""
-    from pathlib import Path
-
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
-    from offline import offline_lm
-
-    with dspy.context(lm=offline_lm()):
-        results = run(Program(), asking("Who?", "Why?"))
+    openai_server.script(chat(choice("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")))
+    with dspy.context(lm=openai_server.lm(BACKENDS[0]), adapter=dspy.ChatAdapter()):
+        results = run(dspy.Predict("question -> answer"), asking("Who?", "Why?"), max_workers=1)
         first, second = results
-    flush()
-    assert first.tokens == dspy_traces.all()[-1].info.token_usage["total_tokens"] or first.tokens > 0
-    assert results.counts.tokens == first.tokens + second.tokens == dspy_traces.tokens()["total_tokens"]
+    stored = {trace.info.trace_id: trace.info for trace in dspy_traces.all()}
+    assert [stored[each.trace_id].token_usage["total_tokens"] for each in (first, second)] == [120, 120]
+    assert (first.tokens, second.tokens, results.counts.tokens) == (120, 120, 240)
+    assert first.cost == second.cost == pytest.approx(stored[first.trace_id].cost["total_cost"])
+    assert results.counts.cost == first.cost + second.cost
 
 
 def test_every_kind_of_input(dspy_traces):
@@ -277,7 +276,7 @@ def test_every_kind_of_input(dspy_traces):
 
 
 @pytest.mark.parametrize("inputs", [["why?"], itertools.chain(asking("a"), [7])])
-def test_what_is_no_input(inputs):
+def test_what_is_no_input(dspy_traces, inputs):
     """Something else is refused in its place, after the results before it."""
     results = run(Answers(), iter(inputs))
     with pytest.raises(TypeError, match="an input must be a mapping of arguments by name"):
@@ -286,7 +285,7 @@ def test_what_is_no_input(inputs):
 
 
 @pytest.mark.parametrize("said", ["", "x" * 4_097])
-def test_an_id_that_mlflow_cannot_store(said):
+def test_an_id_that_mlflow_cannot_store(dspy_traces, said):
     """An id of an input is a text that a tag can hold."""
     with pytest.raises(ValueError, match="input_id must return a text of 1 to 4096 characters"):
         run(Answers(), asking("a"), input_id=lambda _: said).all()

@@ -9,6 +9,8 @@ import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Protocol
 
+import cloudpickle
+
 from dspy_mlflow_callbacks.distributed.carrying import Carrying
 from dspy_mlflow_callbacks.distributed.threads import Carried
 from dspy_mlflow_callbacks.executor.work import Call, Outcome, RemoteWork, Work, received
@@ -147,9 +149,17 @@ class Pool:
         context: The context in which it is done.
         executor: The executor.
         is_ours: Whether it ends with the run.
+
+    Raises:
+        TypeError: if the program, or one of DSPy's settings, cannot be sent to another process.
     """
 
     def __init__(self, work: Work, context: Carried, executor: Executor, *, is_ours: bool) -> None:
+        try:
+            cloudpickle.dumps(work.program)
+        except Exception as error:
+            message = f"program cannot be sent to another process: {error}"
+            raise TypeError(message) from error
         self._work = context.run(Carrying, RemoteWork(work))
         self._executor = executor
         self._is_ours = is_ours

@@ -15,6 +15,9 @@ from dspy_mlflow_callbacks.executor.errors import InputTimeoutError
 from dspy_mlflow_callbacks.executor.places import Place
 from dspy_mlflow_callbacks.executor.work import Call, Outcome
 
+# On Windows Ctrl+C is not heard while a thread waits for a lock.
+_INTERRUPTIBLE_S = 0.5
+
 
 @attrs.define(eq=False)
 class Slot:
@@ -73,7 +76,7 @@ class Window:
         """Wait for the first input's outcome, and let go of it."""
         with self._changed:
             while self._slots[0].outcome is None:
-                self._changed.wait()
+                self._changed.wait(_INTERRUPTIBLE_S)
             return self._slots.popleft()
 
     def stop(self) -> list[Slot]:
@@ -81,7 +84,7 @@ class Window:
         self.close()
         with self._changed:
             while self._running:
-                self._changed.wait()
+                self._changed.wait(_INTERRUPTIBLE_S)
         return self.done()
 
     def done(self) -> list[Slot]:
