@@ -10,14 +10,17 @@ import signal
 import sys
 import threading
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import dspy
 import pytest
 from answers import Answers, asking
 from ended import wait_until
+from expected import bare
 from programs import Runs
 
 from dspy_mlflow_callbacks import InputTimeoutError, run
+from dspy_mlflow_callbacks.distributed.carrying import Carrying
 from dspy_mlflow_callbacks.executor.progress import NoBar
 from dspy_mlflow_callbacks.testing.captured import tree
 
@@ -133,6 +136,26 @@ def test_a_timeout_of_asyncio(dspy_traces):
     assert (type(late.error), late.attempts, quick.error) == (InputTimeoutError, 1, None)
     states = {trace.info.trace_id: trace.info.state for trace in dspy_traces.all()}
     assert (states[late.trace_id], states[quick.trace_id]) == ("ERROR", "OK")
+
+
+def test_a_timeout_elsewhere(dspy_traces, workers):
+    """In other processes the worker itself gives an input up, whose thread goes on; time to spare changes nothing."""
+    slow = run(Slow(), [(30.0,), (0.0,)], on=workers, timeout=SECONDS, on_error="keep", max_workers=1).all()
+    assert [type(each.error) for each in slow] == [InputTimeoutError, type(None)]
+    assert (slow[0].attempts, slow[0].trace_id is None, slow[1].prediction) == (1, False, 0.0)
+    STOPPED.set()
+    wait_until(lambda: slow[0].trace_id in {trace.info.trace_id for trace in dspy_traces.all()})
+
+
+STOPPED = threading.Event()
+
+
+class Slow(dspy.Module):
+    """Takes the seconds that it is given, unless it is stopped."""
+
+    def forward(self, seconds):
+        STOPPED.wait(seconds)
+        return seconds
 
 
 def test_there_is_time_enough(dspy_traces):
@@ -258,6 +281,31 @@ def test_an_executor_of_ones_own(dspy_traces, workers, trace):
     trees = [tree(each) for each in dspy_traces.all()]
     assert len(trees) == (3 if trace == "each" else 1)
     assert sum(str(each).count("'Answers'") for each in trees) == 3
+
+
+class Carries(Pickling):
+    """Lets what it is given continue the trace by itself, as the engines' executors do."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        return super().submit(Carrying(fn), *args, **kwargs)
+
+
+@pytest.mark.parametrize("engine_name", ["ray", "dask", "spark"])
+def test_an_engine_by_its_name(dspy_traces, monkeypatch, engine_name):
+    """An engine's own executor is made for the run, for so many workers, and ends with it."""
+    made = []
+
+    def executor(max_workers):
+        made.append((max_workers, Carries()))
+        return made[-1][1]
+
+    room = f"dspy_mlflow_callbacks.distributed.{engine_name}"
+    monkeypatch.setitem(sys.modules, room, SimpleNamespace(**{f"{engine_name}_executor": executor}))
+    results = run(Answers(), asking("a", "b"), on=engine_name, trace="one", max_workers=3)
+    assert [each.answer for each in results.predictions] == ["A", "B"]
+    ((workers, pool),) = made
+    assert (workers, pool._shutdown) == (3, True)
+    assert dspy_traces.tree() == [bare("Run", *[bare("Answers")] * 2)]
 
 
 def test_a_program_that_cannot_be_sent(workers):

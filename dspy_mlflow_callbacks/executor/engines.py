@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
 from concurrent.futures import Executor
 
 from dspy_mlflow_callbacks.distributed.threads import Carried
-from dspy_mlflow_callbacks.executor.places import EventLoop, Place, Pool, Processes, Threads
+from dspy_mlflow_callbacks.executor.places import Engine, EventLoop, Place, Pool, Processes, Threads
 from dspy_mlflow_callbacks.executor.work import Work
+
+ENGINES = {"ray": "ray", "dask": "distributed", "spark": "pyspark"}
+"""Engines by name, and the package that each needs."""
 
 
 def place_on(on: str | Executor, work: Work, context: Carried, max_workers: int) -> Place:
-    """Return the place with this name, or that of an executor of the caller's."""
+    """Return the place with this name, or that of an executor of the caller's.
+
+    Raises:
+        ImportError: if the engine is not installed.
+    """
     if isinstance(on, Executor):
         return Pool(work, context, on, is_ours=False)
-    if on == "threads":
-        return Threads(work, context, max_workers)
+    if on in ENGINES:
+        return Engine(work, context, _executor(on, max_workers))
     if on == "asyncio":
         return EventLoop(work, context)
-    return Processes(work, context, max_workers)
+    return (Threads if on == "threads" else Processes)(work, context, max_workers)
+
+
+def _executor(engine: str, max_workers: int) -> Executor:
+    try:
+        room = importlib.import_module(f"dspy_mlflow_callbacks.distributed.{engine}")
+    except ImportError as error:
+        install = f"pip install 'dspy-mlflow-callbacks[{engine}]'"
+        message = f"on={engine!r} needs the package {ENGINES[engine]}: {install} ({error})"
+        raise ImportError(message) from error
+    executor: Executor = getattr(room, f"{engine}_executor")(max_workers=max_workers)
+    return executor

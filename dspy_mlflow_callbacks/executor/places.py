@@ -195,7 +195,6 @@ class Processes(Pool):
 
     def __init__(self, work: Work, context: Carried, max_workers: int) -> None:
         self._max_workers = max_workers
-        self._left: list[multiprocessing.process.BaseProcess] = []
         super().__init__(work, context, self._new_pool(), is_ours=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -203,23 +202,29 @@ class Processes(Pool):
         return ProcessPoolExecutor(self._max_workers, mp_context=spawn, initializer=_leave_interrupts_to_the_parent)
 
     def renew(self) -> None:
-        """Get other processes; those that go on with an input that was given up are ended with the run."""
-        self._leave()
+        """Get other processes: the death of one ends all of its pool."""
+        self._executor.shutdown(wait=False)
         self._executor = self._new_pool()
 
-    def _leave(self) -> None:
-        # No public way leads to them before Python 3.14; after `shutdown` the pool does not know them any more.
-        processes = getattr(self._executor, "_processes", None) or {}
-        self._left += processes.values()
-        self._executor.shutdown(wait=False)
 
-    def close(self, *, wait: bool) -> None:
-        """End the processes: those that were given up at once, the others when they have ended their work."""
-        for process in self._left:
-            process.terminate()
-        if not wait:
-            self._leave()
-        self._executor.shutdown(wait=wait)
+class Engine(Pool):
+    """An executor of `distributed`, which lets what it is given continue the trace by itself.
+
+    Args:
+        work: The work.
+        context: The context in which it is done.
+        executor: The executor.
+    """
+
+    def __init__(self, work: Work, context: Carried, executor: Executor) -> None:
+        super().__init__(work, context, executor, is_ours=True)
+        self._context = context
+        self._remote = RemoteWork(work)
+
+    def submit(self, call: Call) -> Future[Any]:
+        """Begin the work on an input in a worker."""
+        future: Future[Any] = self._context.run(self._executor.submit, self._remote, call)
+        return future
 
 
 def _leave_interrupts_to_the_parent() -> None:

@@ -66,8 +66,8 @@ def run(
         retries: How many attempts may follow an input's first one when it raises. Each is a call of its own, and its
             span says which one it is.
         timeout: The most seconds for an input, all its attempts together; then its error is an `InputTimeoutError`.
-            With `asyncio` the call is cancelled. A thread and a process cannot be stopped in mid-call: they go on, and
-            are replaced; threads until their call ends, processes until the run does.
+            With `asyncio` the call is cancelled. A thread cannot be stopped in mid-call, here or in another process: it
+            goes on until its call ends or its process does, and another thread takes its place.
         progress: Whether a progress bar shows rate, errors, tokens and cost on standard error where that is a terminal;
             `always` elsewhere too.
         name: The run's name; None makes a new one.
@@ -119,7 +119,7 @@ def _begun(options: Options) -> Results:
         name=name,
         tags=None if root is not None or _is_inside() else {FINGERPRINT: fingerprint},
         retries=options.retries,
-        timeout=options.timeout if options.on == "asyncio" else None,
+        timeout=None if options.on == "threads" else options.timeout,
     )
     context = Carried("run") if root is None or root.context is None else root.context
     workers = options.max_workers or _workers(options.on)
@@ -132,7 +132,7 @@ def _begun(options: Options) -> Results:
             place,
             max_workers=workers,
             retries=options.retries,
-            timeout=None if options.on == "asyncio" else options.timeout,
+            timeout=options.timeout if options.on == "threads" else None,
         ),
         place=place,
         root=root,

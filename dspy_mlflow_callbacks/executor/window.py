@@ -11,9 +11,8 @@ from typing import Any
 
 import attrs
 
-from dspy_mlflow_callbacks.executor.errors import InputTimeoutError
 from dspy_mlflow_callbacks.executor.places import Place
-from dspy_mlflow_callbacks.executor.work import Call, Outcome
+from dspy_mlflow_callbacks.executor.work import Call, Outcome, late
 
 # On Windows Ctrl+C is not heard while a thread waits for a lock.
 _INTERRUPTIBLE_S = 0.5
@@ -45,7 +44,7 @@ class Window:
         place: Where the work is done.
         max_workers: How many inputs are worked on at once.
         retries: How many times the work on an input whose worker died begins again.
-        timeout: Seconds after which an input is given up; None for no limit.
+        timeout: Seconds after which an input is given up while its worker goes on; None for no limit.
     """
 
     def __init__(self, place: Place, *, max_workers: int, retries: int, timeout: float | None) -> None:
@@ -179,15 +178,5 @@ class Window:
         for slot in [slot for slot in self._running if slot.began + self._timeout <= time.monotonic()]:
             self._running.discard(slot)
             self._has_stuck = True
-            slot.outcome = _late(slot.call, slot.began, self._timeout)
+            slot.outcome = late(slot.call, self._timeout, time.monotonic() - slot.began)
             self._changed.notify_all()
-
-
-def _late(call: Call, began: float, timeout: float) -> Outcome:
-    """Return the outcome of an input that is given up: its worker goes on with it."""
-    outcome = Outcome(error=InputTimeoutError(call.input_id, timeout))
-    for attempt in call.heard:
-        outcome.add(attempt, time.perf_counter())
-    outcome.attempts = max(outcome.attempts, call.first_attempt)
-    outcome.duration_s = time.monotonic() - began
-    return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import attrs
 import cloudpickle
 
 from dspy_mlflow_callbacks.attempts import Attempt
+from dspy_mlflow_callbacks.distributed.threads import Carried
 from dspy_mlflow_callbacks.executor.errors import InputTimeoutError, RemoteError, RemoteTraceback
 
 NAME = "dspy.run.name"
@@ -83,6 +85,21 @@ class Outcome:
             self.cost = cost + (self.cost or 0.0)
 
 
+def late(call: Call, timeout: float, seconds: float) -> Outcome:
+    """Return the outcome of an input that is given up while an attempt goes on.
+
+    Args:
+        call: The call.
+        timeout: The limit.
+        seconds: How long it took so far.
+    """
+    outcome = Outcome(error=InputTimeoutError(call.input_id, timeout))
+    for attempt in call.heard:
+        outcome.add(attempt, time.perf_counter())
+    outcome.duration_s = seconds
+    return outcome
+
+
 def tokens_of(attempt: Attempt) -> int:
     """Return how many tokens an attempt was billed, input and output together."""
     tokens = attempt.spending.tokens
@@ -99,7 +116,7 @@ class Work:
         tags: Tags of the traces that begin with an attempt, besides those that say which it is; None if they get none,
             since all attempts are part of one trace.
         retries: How many attempts may follow the first one.
-        timeout: The most seconds for one input where it can be cancelled; None for no limit.
+        timeout: The most seconds for one input where the work itself keeps to it; None for no limit.
     """
 
     program: Any
@@ -163,7 +180,7 @@ class RemoteWork:
 
     def __call__(self, call: Call) -> bytes:
         """Do the work."""
-        outcome = self.work(call)
+        outcome = self.work(call) if self.work.timeout is None else self._within(call, self.work.timeout)
         if outcome.error is not None:
             outcome.error = _portable(outcome.error)
         try:
@@ -173,6 +190,15 @@ class RemoteWork:
             outcome.error = RemoteError(f"what the program returned cannot be sent to another process: {error!r}")
             sent = cloudpickle.dumps(outcome)
         return sent
+
+    def _within(self, call: Call, timeout: float) -> Outcome:
+        """Do the work in a thread, and give it up when its time is up: the thread goes on, the worker is free."""
+        outcomes: list[Outcome] = []
+        context = Carried("run")
+        thread = threading.Thread(target=lambda: outcomes.append(context.run(self.work, call)), daemon=True)
+        thread.start()
+        thread.join(timeout)
+        return outcomes[0] if outcomes else late(call, timeout, timeout)
 
 
 def _portable(error: BaseException) -> BaseException:
