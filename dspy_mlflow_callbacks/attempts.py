@@ -32,15 +32,14 @@ class Attempt:
         self.trace_id: str | None = None
         self.spending = Spending()
         self._has_begun = False
-        self._token: Token[Attempt | None] | None = None
+        self._tokens: list[Token[Attempt | None]] = []
 
     def __enter__(self) -> Self:
-        self._token = _CURRENT.set(self)
+        self._tokens.append(_CURRENT.set(self))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            _CURRENT.reset(self._token)
+        _CURRENT.reset(self._tokens.pop())
 
     def takes(self, kind: CallKind) -> bool:
         """Return whether a call that starts here is the one that this is about."""

@@ -14,7 +14,7 @@ from offline_lm import OfflineLM
 from openai_server import BACKENDS, chat, choice
 from programs import Program, Runs, program_tree
 
-from dspy_mlflow_callbacks import MlflowCallback, program_fingerprint, run, suppress_tracing, trace_context
+from dspy_mlflow_callbacks import MlflowCallback, attach, program_fingerprint, run, suppress_tracing, trace_context
 from dspy_mlflow_callbacks.spans.open_spans import OPEN_SPANS
 from dspy_mlflow_callbacks.testing.captured import tree
 
@@ -189,6 +189,29 @@ def test_errors_are_kept_or_skipped(dspy_traces, on):
     assert (skipping.counts.done, skipping.counts.ok, skipping.counts.errors) == (3, 2, 1)
     assert [result.index for result in skipping.errors] == [1]
     assert "errors=1" in repr(skipping)
+
+
+def test_errors_are_kept_within_bounds(dspy_traces, monkeypatch):
+    """All errors are counted; the first ones are there to be looked at."""
+    monkeypatch.setattr("dspy_mlflow_callbacks.executor.results.MAX_ERRORS", 1)
+    results = run(Answers(), asking("fail", "fail"), on_error="skip")
+    assert list(results) == []
+    assert (results.counts.errors, len(results.errors)) == (2, 1)
+
+
+@pytest.mark.parametrize("where", ["nowhere", "attached"])
+def test_whose_traces_they_are(dspy_traces, where):
+    """Without a callback a program runs without traces; with one of its own, its experiment is that of the pages."""
+    program = Answers()
+    if where == "attached":
+        attach(program, MlflowCallback(experiment="answers"))
+    with dspy.context(callbacks=[]):
+        (result,) = run(program, asking("a"))
+    if where == "attached":
+        experiment = mlflow.get_experiment_by_name("answers").experiment_id
+        assert f"/experiments/{experiment}/traces?selectedEvaluationId={result.trace_id}" in result.url
+    else:
+        assert (result.trace_id, result.url, result.prediction.answer) == (None, None, "A")
 
 
 @ON_BOTH

@@ -66,6 +66,7 @@ def test_memory_is_bounded(dspy_traces, on):
     assert [each.index for each in results.done] == list(range(30, 30 + len(results.done)))
     assert len(results.done) <= 5
     assert next(results, None) is None
+    results.close()  # which it is
 
 
 def test_work_goes_on_while_nobody_asks(dspy_traces):
@@ -106,13 +107,29 @@ def test_results_in_a_running_loop(dspy_traces, on):
     """`async for` waits for results without blocking the loop."""
 
     async def main():
-        answers, beside = [], asyncio.ensure_future(asyncio.sleep(0))
-        async for result in run(Answers(), asking("a", "b"), on=on):
-            answers.append(result.prediction.answer)
-        await beside
+        program, answers = Answers(), []
+        results = run(program, asking("fail", "wait", "b"), on=on, on_error="skip")
+        asyncio.get_running_loop().call_later(0.05, program.go_on.set)  # it would never, if the loop were blocked
+        async with results:
+            async for result in results:
+                answers.append(result.prediction.answer)
         return answers
 
-    assert asyncio.run(main()) == ["A", "B"]
+    assert asyncio.run(main()) == ["WAIT", "B"]
+
+
+def test_a_consumer_that_is_cancelled(dspy_traces):
+    """Who stops waiting loses no result."""
+
+    async def main():
+        program = Answers()
+        results = run(program, asking("wait", "a"))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(results), 0.05)
+        program.go_on.set()
+        return [result.index async for result in results]
+
+    assert asyncio.run(main()) == [0, 1]
 
 
 @ON_BOTH
@@ -308,7 +325,7 @@ def test_an_engine_by_its_name(dspy_traces, monkeypatch, engine_name):
     assert dspy_traces.tree() == [bare("Run", *[bare("Answers")] * 2)]
 
 
-def test_a_program_that_cannot_be_sent(workers):
+def test_a_program_that_cannot_be_sent(dspy_traces, workers):
     """A program that cannot be pickled is refused at once."""
     with pytest.raises(TypeError, match="program cannot be sent to another process: cannot pickle"):
         run(Runs(threading.Lock()), [("a",)], on=workers)

@@ -18,15 +18,13 @@ from dspy_mlflow_callbacks.executor.window import Slot
 MAX_ERRORS = 1_000
 """Erring results that `Results.errors` has; all are counted."""
 
-_NOTHING = object()
-
 
 class Results:
     """The results of a run in the order of its inputs, each as soon as it and those before it are there.
 
     It is an iterator, sync and async: what is handed out is let go of, so that memory stays bounded however many inputs
     there are. Work goes on while nobody asks, as far as the run's `window` reaches. Leave a run early with `close()` or
-    a `with` block around it.
+    a `with` block around it, sync or async.
 
     Attributes:
         name: The run's name, which its traces have as the tag `dspy.run.name`.
@@ -96,10 +94,19 @@ class Results:
         return self
 
     async def __anext__(self) -> Result:
-        result: Any = await asyncio.to_thread(next, self, _NOTHING)
-        if result is _NOTHING:
-            raise StopAsyncIteration
-        return result  # type: ignore[no-any-return]  # else it is a result
+        while not self._is_over:
+            self._fill()
+            await asyncio.to_thread(self._conduct.window.wait)  # cancelled here, nothing is lost
+            result = self._next()
+            if result is not None:
+                return result
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self

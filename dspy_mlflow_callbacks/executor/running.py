@@ -110,7 +110,8 @@ def run(
 
 
 def _begun(options: Options) -> Results:
-    fingerprint, experiment = program_fingerprint(options.program), experiment_id()
+    fingerprint = program_fingerprint(options.program)
+    experiment = experiment_id(options.program.callbacks)
     name = options.name or uuid.uuid4().hex[:16]
     known = stored_inputs(options.name, fingerprint, experiment) if options.resume else EMPTY
     root = _root(options, name, fingerprint) if options.trace == "one" else None

@@ -74,9 +74,14 @@ class Window:
     def next(self) -> Slot:
         """Wait for the first input's outcome, and let go of it."""
         with self._changed:
-            while self._slots[0].outcome is None:
-                self._changed.wait(_INTERRUPTIBLE_S)
+            self.wait()
             return self._slots.popleft()
+
+    def wait(self) -> None:
+        """Wait for the first input's outcome, if there is an input."""
+        with self._changed:
+            while self._slots and self._slots[0].outcome is None:
+                self._changed.wait(_INTERRUPTIBLE_S)
 
     def stop(self) -> list[Slot]:
         """Begin no more work, wait for what is running, and return what is done."""
