@@ -325,6 +325,16 @@ def test_an_engine_by_its_name(dspy_traces, monkeypatch, engine_name):
     assert dspy_traces.tree() == [bare("Run", *[bare("Answers")] * 2)]
 
 
+def test_an_engines_executor_of_ones_own(dspy_traces, monkeypatch):
+    """An executor that this package made for an engine is left open too."""
+    monkeypatch.setattr(Carries, "__module__", "dspy_mlflow_callbacks.distributed.dask")
+    with Carries() as pool:
+        results = run(Answers(), asking("a", "b"), on=pool, trace="one")
+        assert [each.answer for each in results.predictions] == ["A", "B"]
+        assert not pool._shutdown
+    assert dspy_traces.tree() == [bare("Run", *[bare("Answers")] * 2)]
+
+
 def test_a_program_that_cannot_be_sent(dspy_traces, workers):
     """A program that cannot be pickled is refused at once."""
     with pytest.raises(TypeError, match="program cannot be sent to another process: cannot pickle"):

@@ -12,6 +12,8 @@ from dspy_mlflow_callbacks.executor.work import Work
 ENGINES = {"ray": "ray", "dask": "distributed", "spark": "pyspark"}
 """Engines by name, and the package that each needs."""
 
+_ROOM = "dspy_mlflow_callbacks.distributed."
+
 
 def place_on(on: str | Executor, work: Work, context: Carried, max_workers: int) -> Place:
     """Return the place with this name, or that of an executor of the caller's.
@@ -20,9 +22,11 @@ def place_on(on: str | Executor, work: Work, context: Carried, max_workers: int)
         ImportError: if the engine is not installed.
     """
     if isinstance(on, Executor):
-        return Pool(work, context, on, is_ours=False)
+        # Those of `distributed`, such as `dask_executor(client)`, let work continue the trace by themselves.
+        kind = Engine if type(on).__module__.startswith(_ROOM) else Pool
+        return kind(work, context, on, is_ours=False)
     if on in ENGINES:
-        return Engine(work, context, _executor(on, max_workers))
+        return Engine(work, context, _executor(on, max_workers), is_ours=True)
     if on == "asyncio":
         return EventLoop(work, context)
     return (Threads if on == "threads" else Processes)(work, context, max_workers)
@@ -30,7 +34,7 @@ def place_on(on: str | Executor, work: Work, context: Carried, max_workers: int)
 
 def _executor(engine: str, max_workers: int) -> Executor:
     try:
-        room = importlib.import_module(f"dspy_mlflow_callbacks.distributed.{engine}")
+        room = importlib.import_module(f"{_ROOM}{engine}")
     except ImportError as error:
         install = f"pip install 'dspy-mlflow-callbacks[{engine}]'"
         message = f"on={engine!r} needs the package {ENGINES[engine]}: {install} ({error})"

@@ -214,10 +214,11 @@ class Engine(Pool):
         work: The work.
         context: The context in which it is done.
         executor: The executor.
+        is_ours: Whether it ends with the run.
     """
 
-    def __init__(self, work: Work, context: Carried, executor: Executor) -> None:
-        super().__init__(work, context, executor, is_ours=True)
+    def __init__(self, work: Work, context: Carried, executor: Executor, *, is_ours: bool) -> None:
+        super().__init__(work, context, executor, is_ours=is_ours)
         self._context = context
         self._remote = RemoteWork(work)
 
