@@ -34,6 +34,7 @@ PARTS = {
     "compare": "Comparing two versions",
     "evaluate": "An evaluation",
     "spool": "Writing to the spool",
+    "many": "A program over many inputs",
 }
 
 
@@ -78,6 +79,8 @@ SIZES = {
     "compare-traces": (10_000, "compare: traces of each version"),
     "examples": (2_000, "evaluate: examples"),
     "eval-threads": (16, "evaluate: threads"),
+    "inputs": (1_000, "many: inputs"),
+    "input-threads": (8, "many: threads"),
     "single-traces": (20, "latency: traces, one at a time"),
 }
 

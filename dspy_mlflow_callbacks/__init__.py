@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         trace_client,
     )
     from dspy_mlflow_callbacks.events import CallEnd, CallKind, CallStart, EvaluatedExample
+    from dspy_mlflow_callbacks.executor import Counts, InputTimeoutError, Result, Results, run
     from dspy_mlflow_callbacks.flushing import flush
     from dspy_mlflow_callbacks.health import Diagnosis, Finding, diagnose
     from dspy_mlflow_callbacks.middleware import (
@@ -76,12 +77,14 @@ __all__ = [
     "CallStart",
     "CheckFailedError",
     "CompileCallback",
+    "Counts",
     "Diagnosis",
     "Divergence",
     "EndedTrace",
     "EvaluateCallback",
     "EvaluatedExample",
     "Finding",
+    "InputTimeoutError",
     "InterpreterCallback",
     "KindFilter",
     "LMCallback",
@@ -98,6 +101,8 @@ __all__ = [
     "Redactor",
     "Replay",
     "ReplayError",
+    "Result",
+    "Results",
     "RuleSampler",
     "SamplingRule",
     "Stats",
@@ -128,6 +133,7 @@ __all__ = [
     "program_fingerprint",
     "propagate",
     "replay",
+    "run",
     "save_model",
     "save_program",
     "suppress_tracing",
@@ -161,6 +167,7 @@ _ROOMS = {
     ),
     "describe": ("program_fingerprint",),
     "events": ("CallEnd", "CallKind", "CallStart", "EvaluatedExample"),
+    "executor": ("Counts", "InputTimeoutError", "Result", "Results", "run"),
     "flushing": ("flush",),
     "health": ("Diagnosis", "Finding", "diagnose"),
     "middleware": (

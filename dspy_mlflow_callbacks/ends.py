@@ -20,7 +20,7 @@ from dspy_mlflow_callbacks.events import (
 from dspy_mlflow_callbacks.middleware import Chain
 from dspy_mlflow_callbacks.spans.open_spans import DROPPED, OpenCall, OpenSpans, TraceCalls
 from dspy_mlflow_callbacks.stats import Counters
-from dspy_mlflow_callbacks.summaries import count
+from dspy_mlflow_callbacks.summaries import count, count_attempt
 
 _NOTHING = SpanEnd()
 _ABANDONED = SpanEnd(error=NOT_ENDED)
@@ -71,6 +71,8 @@ class Ends:
         try:
             if call.part is not None:
                 _summarize(call, outputs, exception)
+            if start.attempt is not None:
+                count_attempt(start, outputs, exception)
         finally:
             if not call.is_hidden:
                 said = EMPTY if call.at_end is None else call.at_end()

@@ -84,6 +84,7 @@ class CallStart:
             `tags` and `metadata`; None where there is no such scope.
         watch: What is learned, while it runs, of an LM call, of a compile that is recorded in summary, or of a trial;
             None for others.
+        attempt: What `run` learns of the call for an input that it makes, and of those below it; None elsewhere.
     """
 
     kind: CallKind = attrs.field(validator=instance_of(CallKind))
@@ -106,6 +107,7 @@ class CallStart:
     scope: Any = attrs.field(default=None, repr=False)
     _locator: Callable[[], tuple[str, ...]] | None = attrs.field(default=None, repr=False, eq=False)
     watch: Any = attrs.field(default=None, repr=False)
+    attempt: Any = attrs.field(default=None, repr=False, eq=False)
 
     @property
     def experiment(self) -> tuple[str, ...]:

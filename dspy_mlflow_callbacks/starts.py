@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dspy_mlflow_callbacks import dspy_internals
+from dspy_mlflow_callbacks.attempts import Attempt, current_attempt
 from dspy_mlflow_callbacks.describe import name_of
 from dspy_mlflow_callbacks.describe.examples import inputs_of, tags_of
 from dspy_mlflow_callbacks.events import EMPTY, CallKind, CallStart, EvaluatedExample, new_call_start
@@ -56,6 +57,9 @@ class Starts:
         is_entry = parent is None or parent.owner is not self._owner or _is_hidden_entry(enclosing)
         scope = self._engine.scope() if is_entry else None
         trace_scope = scope if above is None else None  # a trace that somebody else began has its own
+        attempt = current_attempt()
+        if attempt is not None and not attempt.takes(kind):
+            attempt = None
         return new_call_start(
             kind=kind,
             call_id=call_id,
@@ -69,8 +73,10 @@ class Starts:
             is_sampled=is_sampled,
             settings=dspy_internals.settings,
             scope=scope,
-            tags=EMPTY if trace_scope is None else trace_scope.tags,
+            tags=_tags_around(None if above is not None else attempt, trace_scope),
             metadata=EMPTY if trace_scope is None else trace_scope.metadata,
+            attributes=EMPTY if attempt is None else attempt.attributes,
+            attempt=enclosing.attempt if attempt is None and enclosing is not None else attempt,
             watch=watch,
             locator=self._engine.experiment,
         )
@@ -136,6 +142,12 @@ class Starts:
 def root_call_id(call_id: str, parent: OpenCall | None) -> str:
     """Return the id of the outermost call around a call that nests in *parent*."""
     return call_id if parent is None or parent.start is None else parent.start.root_call_id
+
+
+def _tags_around(attempt: Attempt | None, scope: Any) -> Mapping[str, str]:
+    """Return the tags of a trace that begins inside a scope, with an executor's call."""
+    tags: Mapping[str, str] = EMPTY if scope is None else scope.tags
+    return tags if attempt is None or not attempt.tags else {**tags, **attempt.tags}
 
 
 def _tags_of(part: Any) -> Mapping[str, str]:

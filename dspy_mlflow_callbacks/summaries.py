@@ -117,8 +117,18 @@ class Summaries:
 def count(call: OpenCall, outputs: Any, exception: BaseException | None) -> None:
     """Count what an LM call that has ended was billed, to the compile or trial that it is a part of."""
     start = call.start
-    if start is not None and start.kind is CallKind.LM and (exception is None or start.watch.answers):
+    if start is not None and _is_billed(start, exception):
         call.part.spent(amount_of(start.watch, outputs, is_recorded=not call.is_hidden))
+
+
+def count_attempt(start: CallStart, outputs: Any, exception: BaseException | None) -> None:
+    """Count what an LM call that has ended was billed, to the executor's call that it is a part of."""
+    if _is_billed(start, exception):
+        start.attempt.spending.add(amount_of(start.watch, outputs, is_recorded=not start.is_hidden))
+
+
+def _is_billed(start: CallStart, exception: BaseException | None) -> bool:
+    return start.kind is CallKind.LM and (exception is None or bool(start.watch.answers))
 
 
 def _part(around: OpenCall) -> Any:

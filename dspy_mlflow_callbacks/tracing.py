@@ -275,6 +275,8 @@ class Tracing:
         else:
             held = OpenCall(call.call_id, call, span, self, parent.trace)
         self._say_part(held, call, parent)
+        if call.attempt is not None and call.attempt.trace_id is None:
+            call.attempt.trace_id = span.trace_id
         self._open_spans.add(call.call_id, held)
         self._counters.started()
         self._note_adapter(call, parent)

@@ -6,14 +6,17 @@ import dspy
 import httpx
 import pytest
 import requests
+from answers import Answers, asking
 from docs_blocks import Page, blocks_that_run
 from expected import bare
 from fastapi.testclient import TestClient
 from programs import Echo, Runs
 
-from dspy_mlflow_callbacks import continue_trace, inject_headers
+from dspy_mlflow_callbacks import continue_trace, inject_headers, run
 from dspy_mlflow_callbacks.config.strictness import NARROWING
 from dspy_mlflow_callbacks.distributed.baggage import MAX_BYTES, MAX_ENTRIES, PARTS
+from dspy_mlflow_callbacks.executor.options import PLACES
+from dspy_mlflow_callbacks.executor.results import MAX_ERRORS
 
 PAGE = Page("docs/scaling.md")
 
@@ -29,6 +32,31 @@ def test_a_pool_of_ones_own(dspy_traces):
     answers = PAGE.run("class Panel", dspy=dspy, program=Echo())["answers"]
     assert answers == ["Why?", "How?", "When?"]
     assert dspy_traces.tree() == [bare("Panel", *[bare("Panel.program")] * 3)]
+
+
+def test_many_inputs(dspy_traces):
+    """The first block gives each result of its inputs; the second prints what is done when an input fails."""
+    saved = []
+    PAGE.run("for result in run(", program=Echo(), questions=["Why?", "How?"], save=lambda *each: saved.append(each))
+    assert [each[1:3] for each in saved] == [("Why?", None), ("How?", None)]
+    assert {trace.info.tags["dspy.run.name"] for trace in dspy_traces.all()} == {"nightly"}
+    assert {trace.info.tags["dspy.run.input"] for trace in dspy_traces.all()} == {each[0] for each in saved}
+
+
+@pytest.mark.parametrize("question", ["a", "fail"])
+def test_many_inputs_with_retries(dspy_traces, capsys, question):
+    """The second block has all predictions, or prints what is done when an input fails."""
+    names = PAGE.run("results = run(", run=run, program=Answers(), inputs=asking(question))
+    assert names["results"].counts.retries == (2 if question == "fail" else 0)
+    assert ("predictions" in names) is (question != "fail")
+    assert ("errors=1" in capsys.readouterr().out) is (question == "fail")
+
+
+def test_the_ways_to_run():
+    """The table has each value of `on`, and the numbers are those of the code."""
+    rows = PAGE.rows("| `on` | where")
+    assert [place.strip("` ") for row in rows[:-1] for place in row[0].split(",")] == list(PLACES)
+    assert f"the first {MAX_ERRORS:,}" in PAGE.text
 
 
 def test_from_one_process_to_another(dspy_traces):

@@ -135,6 +135,24 @@ Answers CHAIN <ms>
 6 spans, OK <ms> <tokens>
 """
 
+RUN_MANY = """\
+How much is 0 + 0? 0
+How much is 1 + 1? 2
+How much is 2 + 2? 4
+How much is 3 + 3? I cannot count to three
+How much is 4 + 4? 8
+['0', '2', '4', '6', '8'] of them 4 stored before
+span type ms tokens in + out
+───
+Sums CHAIN <ms>
+└─ Sums.answer CHAIN <ms>
+   ├─ ChatAdapter.format PARSER <ms>
+   ├─ dummy CHAT_MODEL <ms> <tokens>
+   └─ ChatAdapter.parse PARSER <ms>
+───
+5 spans, OK <ms> <tokens>
+"""
+
 ONE_PROGRAM = f"""\
 {{"question":"Is this call traced?"}} team: search
 {FIRST_TRACE}"""
@@ -192,9 +210,10 @@ def test_the_demo_prints_its_traces_and_nothing_else(tmp_path):
         ("first_trace.py", FIRST_TRACE),
         ("one_program.py", ONE_PROGRAM),
         ("replay.py", REPLAY),
+        ("run_many.py", RUN_MANY),
         ("two_services.py", TWO_SERVICES),
     ],
-    ids=["first", "one", "replay", "services"],
+    ids=["first", "one", "replay", "many", "services"],
 )
 def test_a_small_example_prints_its_trace(tmp_path, example, output):
     """An example prints the tree of its trace, or what it is about."""

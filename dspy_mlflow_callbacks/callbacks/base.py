@@ -177,11 +177,13 @@ class TracingCallback(BaseCallback):
         steps = {"middleware": self._own_middleware, "payload_steps": self._own_payload_steps is not None}
         return [name for name, is_given in steps.items() if is_given]
 
-    def alike(self, cls: type[Callback], **options: Unpack[TracingOptions]) -> Callback:
-        """Return a callback of *cls* with the settings of this one, but for *options*."""
+    def alike(
+        self, cls: type[Callback], *, further: Iterable[Middleware] = (), **options: Unpack[TracingOptions]
+    ) -> Callback:
+        """Return a callback of *cls* with the settings of this one, but for *options*, with *further* middleware."""
         return cls(
             config=self.config.with_options(**options),
-            middleware=self._own_middleware,
+            middleware=[*self._own_middleware, *further],
             payload_steps=self._own_payload_steps,
         )
 

@@ -112,6 +112,16 @@ def _governing() -> TracingCallback | None:
     return next((each for each in callbacks if isinstance(each, TracingCallback) and each.config.enabled), None)
 
 
+def experiment_id(own: Iterable[Any] = ()) -> str | None:
+    """Return the id of the experiment of traces that begin here; None if the store does not say, or there are none.
+
+    Args:
+        own: Callbacks of the program itself, which go before those in DSPy's settings.
+    """
+    callback = next((each for each in own if isinstance(each, TracingCallback)), None) or _governing()
+    return None if callback is None else _experiment_id(None, callback)
+
+
 def _experiment_id(entry: Any, callback: TracingCallback | None) -> str | None:
     if entry is not None and entry.info.trace_location is not None:
         return str(entry.info.experiment_id)

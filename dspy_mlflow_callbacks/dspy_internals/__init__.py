@@ -3,6 +3,7 @@
 Each function says what it relies on; `tests/test_dspy_internals.py` names it when a DSPy release changes it.
 """
 
+from dspy_mlflow_callbacks.dspy_internals.carried_settings import carried_settings
 from dspy_mlflow_callbacks.dspy_internals.copies import KeptCallbacks
 from dspy_mlflow_callbacks.dspy_internals.directing import directed, directed_everywhere
 from dspy_mlflow_callbacks.dspy_internals.evaluating import HearsExamples
@@ -35,6 +36,7 @@ __all__ = [
     "SettingsOverride",
     "active_call_id",
     "carried_call_id",
+    "carried_settings",
     "current_item",
     "directed",
     "directed_everywhere",

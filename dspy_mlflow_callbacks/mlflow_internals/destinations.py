@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import mlflow
 from mlflow.tracing import provider
 from mlflow.tracking import fluent
 
@@ -31,3 +33,23 @@ def active_experiment_id() -> str | None:
     if destination is None:
         return str(fluent._get_experiment_id())
     return getattr(destination, "experiment_id", None)
+
+
+def tracking_uri() -> str:
+    """Return where MLflow keeps traces, as a process in another folder says it."""
+    uri: str = mlflow.get_tracking_uri()
+    dialect, mark, path = uri.partition(":///")
+    if not dialect.startswith("sqlite") or not path or path.startswith(("/", ":", "file:")):
+        return uri
+    return f"{dialect}{mark}{Path(path).absolute()}"
+
+
+def go_to(uri: str) -> None:
+    """Let MLflow keep the traces of this process there."""
+    if mlflow.get_tracking_uri() != uri:
+        mlflow.set_tracking_uri(uri)
+
+
+def tag_trace(trace_id: str, key: str, text: str) -> None:
+    """Set a tag of a stored trace."""
+    mlflow.MlflowClient().set_trace_tag(trace_id, key, text)

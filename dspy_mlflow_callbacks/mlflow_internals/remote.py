@@ -90,6 +90,22 @@ def export_ended() -> None:
         processor.force_flush()
 
 
+def exported(timeout_s: float) -> bool:
+    """Wait until MLflow's exporter has stored what has ended; return whether it has, in time.
+
+    `mlflow.flush_trace_async_logging()` stops its threads for that and starts others, which takes a second.
+    """
+    end = time.monotonic() + timeout_s
+    export_ended()
+    queues = [getattr(each.span_exporter, "_async_queue", None) for each in _processors()]
+    return all(_is_empty(each._queue, end - time.monotonic()) for each in queues if each is not None)
+
+
+def _is_empty(queue: Any, timeout_s: float) -> bool:
+    with queue.all_tasks_done:
+        return bool(queue.all_tasks_done.wait_for(lambda: not queue.unfinished_tasks, timeout_s))
+
+
 def share(entry: Any) -> None:
     """Note that other processes add spans to a trace that MLflow has in memory."""
     if not isinstance(entry.info.trace_metadata, _OfShared):

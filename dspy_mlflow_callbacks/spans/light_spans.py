@@ -7,6 +7,7 @@ span for: then it is promoted, with the spans above it, and all that MLflow prom
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,10 +22,12 @@ from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.events import NOT_ENDED
 from dspy_mlflow_callbacks.forks import FORKS
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
+_NOT_ENDED = Status(StatusCode.ERROR, NOT_ENDED)
 _NO_RESOURCE = Resource({})
 
 # Rare, and it reaches into the spans above and into MLflow's memory: one at a time.
@@ -58,6 +61,9 @@ class LightSpan(ReadableSpan, otel.Span):
 
     is_delivered = False
     """Whether the span has left, or is on its way, before its trace has ended."""
+
+    is_announced = False
+    """Whether it was handed over while it was open."""
 
     _known_context: SpanContext | None = None
     _is_live = False
@@ -142,6 +148,13 @@ class LightSpan(ReadableSpan, otel.Span):
             if not self._is_live:
                 self._is_live = True
                 internals.register_span(self, entry)
+
+    def so_far(self) -> LightSpan:
+        """Return a copy of the span, which is open, that has ended now without its end."""
+        copied = copy.copy(self)
+        said = {"_texts": self.texts.copy(), "_status": _NOT_ENDED, "_end_time": time.time_ns()}
+        vars(copied).update(said)
+        return copied
 
     def is_recording(self) -> bool:
         """Return whether the span is open."""

@@ -160,15 +160,19 @@ class RecordedTrace(ABC):
         # A tail sampler has to decide about all of it.
         if is_due and self._settings.tail_sampler is None and not self.is_inherited:
             self._delivered_at = now
+            self._announce_open()
             part = PartOfTrace(self, not_delivered(self._ended()))
             if part.spans:
                 self._settings.exporter.put(part, self._settings.limits)
+
+    def _announce_open(self) -> None:  # noqa: B027  (a trace of one's own does not)
+        """Hand over what is open, where nobody else would if this process died; a trace of its own is in progress."""
 
     def deliver_late(self, span: Any) -> None:
         """Hand over a span that has ended after the trace's first one."""
         if self._is_dropped or span.is_delivered:
             return
-        self._make_ready(span)
+        self.make_ready(span)
         if self.is_in_memory():
             self._leave_memory()
         self._hand_over(LatePart(self, [span]), at_once=False)
@@ -207,10 +211,11 @@ class RecordedTrace(ABC):
         """Return the light spans that have ended, which can leave but for their content."""
         ended = [span for span in self.spans if span.end_time is not None]
         for span in ended:
-            self._make_ready(span)
+            self.make_ready(span)
         return ended
 
-    def _make_ready(self, span: Any) -> None:
+    def make_ready(self, span: Any) -> None:
+        """Let a span say what all that leave do."""
         span.replace_attribute(internals.REQUEST_ID, f'"{self.trace_id}"')
         if self.tracer.recorder.is_database:
             internals.settle_cost(span.texts)

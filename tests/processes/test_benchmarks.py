@@ -142,3 +142,11 @@ def test_a_run_of_one_part_leaves_the_others(tmp_path, run):
 
 
 OLDER = {"page": ["| older | row |", ""]}
+
+
+def test_many(run):
+    """A program over many inputs has a row for each way to call it, with all spans stored."""
+    section, rows = run("many", "--inputs=3", "--input-threads=2")
+    ways = ["`ThreadPoolExecutor.map`", "`run`", '`run(trace="one")`']
+    assert [(row["way"], row["spans"]) for row in section["ways"]] == list(zip(ways, (15, 15, 16), strict=True))
+    assert rows == ["", "---", *ways]

@@ -5,6 +5,7 @@ A line with `type: ignore` is wrong on purpose: mypy must report it, or says tha
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from dspy_mlflow_callbacks import (
     RatioSampler,
     Redactor,
     Replay,
+    Result,
+    Results,
     RuleSampler,
     SamplingRule,
     Stats,
@@ -61,6 +64,7 @@ from dspy_mlflow_callbacks import (
     program_fingerprint,
     propagate,
     replay,
+    run,
     save_model,
     save_program,
     suppress_tracing,
@@ -267,6 +271,25 @@ continued(5)  # type: ignore[arg-type]
 with TracedThreadPoolExecutor(max_workers=2) as pool:
     length = pool.submit(continued, "why?").result()
     lengths: list[int] = list(pool.map(continued, ["why?", "how?"]))
+
+to_run: Any = None  # a dspy.Module: DSPy has no types
+many: Results = run(to_run, [{"question": "why?"}], on="asyncio", max_workers=2, progress="always", timeout=1.5)
+for one in many:
+    one_result: Result = one
+    failure: BaseException | None = one.error
+    pages: list[str | None] = [one.trace_id, one.url]
+cost_so_far: float | None = many.counts.cost
+done_results: list[Result] = many.done + many.all() + many.errors
+with run(to_run, iter([("why?",)]), on=ProcessPoolExecutor(), input_id=str, resume=True) as many:
+    number_done: int = many.counts.done
+run(to_run, [], on="moon")  # type: ignore[arg-type]
+run(to_run, [], on_error="cry")  # type: ignore[arg-type]
+run(to_run, 3)  # type: ignore[arg-type]
+
+
+async def read_many() -> list[Result]:
+    """Read results in a running loop."""
+    return [each async for each in run(to_run, [])]
 
 
 def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
