@@ -16,8 +16,12 @@ COMPLETE = "_DSPY_MLFLOW_COMPLETE"
 # Each file has `command`. What it is for stands here, so that `--help` need not read them all.
 _COMMANDS = {
     "run": ("running", "run a Python program with its DSPy calls traced"),
+    "list": ("listing", "print the newest traces, a row for each"),
+    "show": ("showing", "print a trace as a tree, with its prompts if asked for"),
     "compare": ("comparing", "compare two traces, or two versions of a program"),
     "replay": ("replaying", "run a stored trace again on its recorded answers"),
+    "export": ("exporting", "write traces to a file of JSON lines or OTLP"),
+    "import": ("importing", "store the traces of such a file"),
     "spool": ("spooling", "show, deliver or export the traces that wait for their store"),
     "doctor": ("doctoring", "say what is in force and what is wrong with it"),
     "completion": ("completing", "print what makes a shell complete the command"),

@@ -225,6 +225,11 @@ def stored_info(uri: str, trace_id: str) -> Any:
     return client_of(uri).get_trace_info(trace_id)
 
 
+def stored_spans(uri: str, trace_ids: Sequence[str]) -> dict[str, int]:
+    """Return how many spans each of these traces has in a store, by id, where it is there and whole."""
+    return {each.info.trace_id: len(each.data.spans) for each in client_of(uri).store.batch_get_traces(list(trace_ids))}
+
+
 def link_prompts(uri: str, trace_id: str, prompts: Sequence[Any]) -> None:
     """Link prompt versions to a stored trace; MLflow logs what it could not."""
     try_link_prompts_to_trace(client_of(uri), trace_id, prompts)
