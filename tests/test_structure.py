@@ -135,6 +135,7 @@ MAY_IMPORT = {
         "health",
         "printable",
         "replaying",
+        "report",
         "stats",
         "stored",
         "trace_text",
@@ -143,7 +144,7 @@ MAY_IMPORT = {
     "programs": {"callbacks", "config", "describe", "dspy_internals", "scopes", "secrets", "stats"},
     "trace_text": {"printable"},
     "testing": {"callbacks", "config", "dspy_internals", "events", "mlflow_internals", "replaying", "trace_text"},
-    "report": {"compare"},
+    "report": {"compare", "mlflow_internals", "printable", "stats", "stored"},
 }
 DSPY_ROOMS = {
     "callbacks",

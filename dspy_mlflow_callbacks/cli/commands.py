@@ -20,6 +20,7 @@ _COMMANDS = {
     "show": ("showing", "print a trace as a tree, with its prompts if asked for"),
     "compare": ("comparing", "compare two traces, or two versions of a program"),
     "replay": ("replaying", "run a stored trace again on its recorded answers"),
+    "report": ("reporting", "make a page of what traces say together"),
     "export": ("exporting", "write traces to a file of JSON lines or OTLP"),
     "import": ("importing", "store the traces of such a file"),
     "spool": ("spooling", "show, deliver or export the traces that wait for their store"),

@@ -42,6 +42,7 @@ from dspy_mlflow_callbacks import (
     Timing,
     TraceASGIMiddleware,
     TraceComparison,
+    TraceReport,
     TracedThreadPoolExecutor,
     TraceWSGIMiddleware,
     TracingConfig,
@@ -66,6 +67,7 @@ from dspy_mlflow_callbacks import (
     suppress_tracing,
     trace_client,
     trace_context,
+    trace_report,
 )
 
 
@@ -283,3 +285,6 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
 
 TraceASGIMiddleware(asgi)
 session: object = trace_client(object(), hosts=["*.internal"])
+
+reported: TraceReport = trace_report(experiments=["questions"], since="7d", by="model", stats=callback.stats())
+reported.save("report.html")
