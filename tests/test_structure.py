@@ -126,11 +126,13 @@ MAY_IMPORT = {
         "spooled",
         "stats",
     },
+    "demonstration": {"callbacks", "flushing"},
     "stored": {"compare", "export", "mlflow_internals", "trace_text"},
     "cli": {
         "autostart",
         "compare",
         "config",
+        "demonstration",
         "export",
         "health",
         "printable",
@@ -149,6 +151,7 @@ MAY_IMPORT = {
 DSPY_ROOMS = {
     "callbacks",
     "cli",
+    "demonstration",
     "describe",
     "dspy_internals",
     "health",
@@ -162,6 +165,7 @@ DSPY_ROOMS = {
 MLFLOW_ROOMS = {
     "cli",
     "compare",
+    "demonstration",
     "export",
     "flushing",
     "health",

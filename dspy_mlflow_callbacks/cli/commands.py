@@ -18,6 +18,7 @@ _COMMANDS = {
     "run": ("running", "run a Python program with its DSPy calls traced"),
     "list": ("listing", "print the newest traces, a row for each"),
     "show": ("showing", "print a trace as a tree, with its prompts if asked for"),
+    "tail": ("tailing", "print traces as they are stored"),
     "compare": ("comparing", "compare two traces, or two versions of a program"),
     "replay": ("replaying", "run a stored trace again on its recorded answers"),
     "report": ("reporting", "make a page of what traces say together"),
@@ -25,6 +26,7 @@ _COMMANDS = {
     "import": ("importing", "store the traces of such a file"),
     "spool": ("spooling", "show, deliver or export the traces that wait for their store"),
     "doctor": ("doctoring", "say what is in force and what is wrong with it"),
+    "demo": ("demonstrating", "trace a program that needs neither key nor network"),
     "completion": ("completing", "print what makes a shell complete the command"),
 }
 
