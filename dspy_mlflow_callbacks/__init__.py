@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         save_program,
     )
     from dspy_mlflow_callbacks.replaying import Divergence, Replay, ReplayError, Timing, replay
-    from dspy_mlflow_callbacks.report import OptimizerRun, TrialResult, optimizer_runs
+    from dspy_mlflow_callbacks.report import OptimizerRun, TraceReport, TrialResult, optimizer_runs, trace_report
     from dspy_mlflow_callbacks.scopes import suppress_tracing, trace_context
     from dspy_mlflow_callbacks.stats import Stats
     from dspy_mlflow_callbacks.tail_sampling import EndedTrace, TailSampler
@@ -112,6 +112,7 @@ __all__ = [
     "ToolCallback",
     "TraceASGIMiddleware",
     "TraceComparison",
+    "TraceReport",
     "TraceWSGIMiddleware",
     "TracedThreadPoolExecutor",
     "TracingConfig",
@@ -139,6 +140,7 @@ __all__ = [
     "suppress_tracing",
     "trace_client",
     "trace_context",
+    "trace_report",
 ]
 
 # dspy and mlflow take seconds to import: a name brings them in only when it is used.
@@ -191,7 +193,7 @@ _ROOMS = {
         "save_model",
         "save_program",
     ),
-    "report": ("OptimizerRun", "TrialResult", "optimizer_runs"),
+    "report": ("OptimizerRun", "TraceReport", "TrialResult", "optimizer_runs", "trace_report"),
     "scopes": ("suppress_tracing", "trace_context"),
     "stats": ("Stats",),
     "tail_sampling": ("EndedTrace", "TailSampler"),

@@ -17,16 +17,26 @@ def trace_text(trace: Trace) -> str:
 
     Control characters of names and messages are shown as escapes, so that nothing in a trace moves a cursor.
     """
+    return "\n".join([f"{trace.info.trace_id} {trace.info.state.value}", *tree_lines(trace)])
+
+
+def tree_lines(trace: Trace) -> Iterator[str]:
+    """Yield the lines of `trace_text` that stand for spans."""
+    below = spans_below(trace)
+    for root in below.get(None, ()):
+        yield _line(root)
+        yield from _lines_below(root, below, "")
+
+
+def spans_below(trace: Trace) -> dict[str | None, list[Span]]:
+    """Return the spans by the id of the one above them, as they began; under None those that have none in the trace."""
     spans = sorted(trace.data.spans, key=lambda span: span.start_time_ns)
     known = {span.span_id for span in spans}
     below: dict[str | None, list[Span]] = {}
     for span in spans:
         # What is above a remote part of a trace is not here.
         below.setdefault(span.parent_id if span.parent_id in known else None, []).append(span)
-    lines = [f"{trace.info.trace_id} {trace.info.state.value}"]
-    for root in below.get(None, ()):
-        lines += [_line(root), *_lines_below(root, below, "")]
-    return "\n".join(lines)
+    return below
 
 
 def _lines_below(span: Span, below: dict[str | None, list[Span]], indent: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state_")
 import dspy
 import mlflow
 import pytest
+from cli_store import cli_traces, run_cli  # noqa: F401  (fixtures)
 from dspy.dsp.utils.settings import thread_local_overrides
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from offline_lm import OfflineLM

@@ -140,15 +140,15 @@ def test_pythonpath_stays_on_the_path(tmp_path):
 
 
 WRONG = {
-    "no command": ([], "the following arguments are required: command"),
-    "an unknown command": (["ran", "app.py"], "invalid choice: 'ran'"),
+    "no command": ([], "Missing command."),
+    "an unknown command": (["ran", "app.py"], "No such command 'ran'."),
     "no program": (["run"], "say which script to run, or which module with -m"),
     "options and no program": (["run", "--level", "info"], "say which script to run, or which module with -m"),
-    "an option without its value": (["run", "--level"], "argument --level: expected one argument"),
+    "an option without its value": (["run", "--level"], "Option '--level' requires an argument."),
     "a wrong value": (["run", "--sampling-ratio", "2", "app.py"], "must be a number from 0 to 1"),
     "a wrong word": (["run", "--redact", "maybe", "app.py"], "Allowed: true or false."),
-    "an unknown option": (["run", "--sampling-rate", "0.1", "app.py"], "unrecognized arguments: --sampling-rate"),
-    "a shortened option": (["run", "--sampling-rat=0.1", "app.py"], "unrecognized arguments: --sampling-rat=0.1"),
+    "an unknown option": (["run", "--sampling-rate", "0.1", "app.py"], "No such option"),
+    "a shortened option": (["run", "--sampling-rat=0.1", "app.py"], "No such option"),
 }
 
 
@@ -191,3 +191,23 @@ def test_nothing_heavy_is_imported_before_the_program(tmp_path):
     """Until the program imports DSPy neither DSPy nor MLflow is there, and what this package needs is not either."""
     code = "import sys; print({'dspy', 'mlflow', 'attrs', 'orjson', 'argparse', 'logging'} & set(sys.modules))"
     assert run([*COMMAND, "run", "-c", code], tmp_path) == (0, "set()\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_the_command(tmp_path, shell):
+    """`completion` prints a script that asks the command, which knows its commands, their options and choices."""
+    status, script, errors = run([*COMMAND, "completion", shell], tmp_path)
+    assert (status, errors) == (0, "")
+    assert f"_DSPY_MLFLOW_COMPLETE={shell}_complete" in script
+
+
+def test_completions_are_those_of_the_words(tmp_path):
+    """The command completes its own names, and what an option may be."""
+
+    def completed(words):
+        asked = {"_DSPY_MLFLOW_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return run([Path(sys.executable).with_name("dspy-mlflow")], tmp_path, **asked)[1].split()
+
+    assert completed("dspy-mlflow comp") == ["plain,compare", "plain,completion"]
+    assert completed("dspy-mlflow replay --mode l") == ["plain,lenient", "plain,live"]
+    assert completed("dspy-mlflow run --sampling-ra") == ["plain,--sampling-ratio"]

@@ -58,6 +58,14 @@ def test_a_file(compare, ids, tmp_path, form):
     assert "Answers.two" in file.read_text()
 
 
+def test_json_is_a_form(compare, ids):
+    """`--json` is a form too, and goes with no other."""
+    assert json.loads(compare(*ids, "--json")[1])["a"]["trace_id"] == ids[0]
+    status, out, err = compare(*ids, "--json", "--format", "html")
+    assert (status, out) == (2, "")
+    assert "--json and --format html are two forms; give one" in err
+
+
 def test_another_store(compare, ids):
     """The store can be named."""
     assert compare(*ids, "--tracking-uri", mlflow.get_tracking_uri())[0] == 0

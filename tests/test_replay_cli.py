@@ -110,7 +110,7 @@ WRONG = {
     "an unknown attribute": (["ID", "--program", "app:nothing"], "has no attribute 'nothing'"),
     "no DSPy program": (["ID", "--program", "app:number"], "program must be a dspy.Module or a function, got 7"),
     "a span without live": (["ID", "--program", "app:program", "--from-span", "Steps"], "goes with mode='live'"),
-    "a wrong mode": (["ID", "--mode", "exact"], "invalid choice: 'exact'"),
+    "a wrong mode": (["ID", "--mode", "exact"], "'exact' is not one of 'strict', 'lenient', 'live'"),
 }
 
 

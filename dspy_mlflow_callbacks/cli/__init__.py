@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import dspy_mlflow_callbacks
-from dspy_mlflow_callbacks.cli import comparing, doctoring, replaying, running, spooling
-
-# Each has `add(commands)`, which adds a parser that sets `does`: what is called with what was said and returns the
-# exit status.
-_COMMANDS = (running, replaying, comparing, spooling, doctoring)
+from dspy_mlflow_callbacks.cli.commands import COMPLETE, NAME, commands
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -29,17 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what an encoding lacks is spelt out; no command fails for it
             stream.reconfigure(errors="backslashreplace")
-    own, target = running.split(list(sys.argv[1:] if arguments is None else arguments))
-    said = _parser().parse_args(own, argparse.Namespace(target=target))
-    sys.exit(said.does(said))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dspy-mlflow", description="MLflow traces of DSPy programs.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {dspy_mlflow_callbacks.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for command in _COMMANDS:
-        command.add(commands)
-    return parser
+    said = list(sys.argv[1:] if arguments is None else arguments)
+    commands.main(args=said, prog_name=NAME, complete_var=COMPLETE, windows_expand_args=False)
+    raise AssertionError  # pragma: no cover  (it exits, which its type does not say)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from dspy_mlflow_callbacks.cli.printing import complain, say
 
@@ -16,47 +18,46 @@ if TYPE_CHECKING:
 
 _FAILED, _COULD_NOT = 1, 2
 _FORMATS = ("terminal", "markdown", "html", "json")
+_BY = "fingerprint, tag:KEY, experiment, run, model or evaluation"
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of `dspy-mlflow`."""
-    compare = commands.add_parser(
-        "compare",
-        help="compare two traces, or two versions of a program",
-        description="Compare two traces, or with --by two versions of a program by their traces. Exits with 0; with 1 "
-        "if a check failed; with 2 if it could not compare, and standard error says why.",
-        allow_abbrev=False,
-    )
-    compare.set_defaults(does=_compare)
-    compare.add_argument("baseline", help="a trace id; with --by what selects the traces")
-    compare.add_argument("candidate", help="likewise")
-    compare.add_argument("--by", help="fingerprint, tag:KEY, experiment, run, model or evaluation")
-    compare.add_argument("--experiment", action="append", help="where to look (name or id), once or more; default: all")
-    compare.add_argument("--tracking-uri", help="the store; default: as MLflow finds it")
-    compare.add_argument("--resamples", type=int, help="for confidence intervals; 0 for none (no SciPy needed)")
-    compare.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
-    compare.add_argument("--format", choices=_FORMATS, default="terminal", help="default: terminal")
-    compare.add_argument("--output", type=Path, metavar="FILE", help="write to a file; default: standard output")
-    _add_checks(compare)
+@click.command("compare")
+@click.argument("baseline")
+@click.argument("candidate")
+@click.option("--by", help=_BY)
+@click.option("--experiment", multiple=True, help="where to look (name or id), once or more; default: all")
+@click.option("--tracking-uri", help="the store; default: as MLflow finds it")
+@click.option("--resamples", type=int, help="for confidence intervals; 0 for none (no SciPy needed)")
+@click.option("--seed", type=int, default=0, help="of the resampling (default: 0)")
+@click.option("--format", type=click.Choice(_FORMATS), help="default: terminal")
+@click.option("--json", is_flag=True, help="the same as --format json")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="default: standard output")
+@click.option("--max-cost-increase", type=float, metavar="SHARE", help="how much the sum of costs may rise: 0.1 is 10%")
+@click.option("--max-latency-increase", type=float, metavar="SHARE", help="how much the median latency may rise")
+@click.option("--min-score", multiple=True, metavar="[NAME=]NUMBER", help="what a mean score must at least be")
+@click.option(
+    "--allow-structure-change/--no-allow-structure-change",
+    default=None,
+    help="whether spans may be added, removed or moved (with another check the default is that they may not)",
+)
+def command(**options: Any) -> int:
+    """Compare two traces, or with --by two versions of a program by their traces.
+
+    BASELINE and CANDIDATE are trace ids; with --by what selects the traces. Without --max-cost-increase,
+    --max-latency-increase, --min-score or --allow-structure-change nothing is checked. Exits with 0; with 1 if a check
+    failed; with 2 if it could not compare, and standard error says why.
+    """
+    return _compare(SimpleNamespace(**{**options, "format": _format(**options)}))
 
 
-def _add_checks(compare: argparse.ArgumentParser) -> None:
-    checks = compare.add_argument_group("checks", "Without any of these nothing is checked.")
-    for name, what in (("cost", "the sum of costs"), ("latency", "the median latency")):
-        checks.add_argument(
-            f"--max-{name}-increase", type=float, metavar="SHARE", help=f"how much {what} may rise: 0.1 is 10%%"
-        )
-    checks.add_argument(
-        "--min-score", action="append", metavar="[NAME=]NUMBER", help="what a mean score must at least be"
-    )
-    checks.add_argument(
-        "--allow-structure-change",
-        action=argparse.BooleanOptionalAction,
-        help="whether spans may be added, removed or moved (with another check the default is that they may not)",
-    )
+def _format(*, format: str | None, json: bool, **_: Any) -> str:  # noqa: A002  (the options' names)
+    if json and format not in (None, "json"):
+        message = f"--json and --format {format} are two forms; give one"
+        raise click.UsageError(message)
+    return "json" if json else format or "terminal"
 
 
-def _compare(said: argparse.Namespace) -> int:
+def _compare(said: SimpleNamespace) -> int:
     from mlflow.exceptions import MlflowException  # noqa: PLC0415  (takes seconds, and only this command needs it)
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
@@ -76,7 +77,7 @@ def _compare(said: argparse.Namespace) -> int:
     return 0
 
 
-def _comparison(said: argparse.Namespace) -> TraceComparison | VersionComparison:
+def _comparison(said: SimpleNamespace) -> TraceComparison | VersionComparison:
     import mlflow  # noqa: PLC0415
 
     from dspy_mlflow_callbacks.compare import compare_traces, compare_versions  # noqa: PLC0415
@@ -90,14 +91,14 @@ def _comparison(said: argparse.Namespace) -> TraceComparison | VersionComparison
         said.baseline,
         said.candidate,
         by=said.by,
-        experiments=said.experiment,
+        experiments=said.experiment or None,
         seed=said.seed,
         progress=sys.stderr.isatty(),
         **resamples,
     )
 
 
-def _write(comparison: TraceComparison | VersionComparison, said: argparse.Namespace) -> None:
+def _write(comparison: TraceComparison | VersionComparison, said: SimpleNamespace) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     if said.format == "terminal" and said.output is None:
@@ -119,9 +120,9 @@ def _json(comparison: TraceComparison | VersionComparison) -> str:
     return json.dumps(comparison.to_dict(), indent=2) + "\n"
 
 
-def _check(comparison: TraceComparison | VersionComparison, said: argparse.Namespace) -> None:
+def _check(comparison: TraceComparison | VersionComparison, said: SimpleNamespace) -> None:
     limits = (said.max_cost_increase, said.max_latency_increase, said.min_score, said.allow_structure_change)
-    if all(limit is None for limit in limits):
+    if all(limit is None or limit == () for limit in limits):
         return
     comparison.check(
         max_cost_increase=said.max_cost_increase,
@@ -131,7 +132,7 @@ def _check(comparison: TraceComparison | VersionComparison, said: argparse.Names
     )
 
 
-def _min_score(texts: list[str] | None) -> float | dict[str, float] | None:
+def _min_score(texts: Sequence[str]) -> float | dict[str, float] | None:
     """Return one number for all scores, or a number for each name.
 
     Raises:

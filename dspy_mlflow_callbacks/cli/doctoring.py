@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
+
+import click
 
 from dspy_mlflow_callbacks.cli.printing import complain, say
 from dspy_mlflow_callbacks.cli.targets import TargetError, found
@@ -20,53 +21,45 @@ if TYPE_CHECKING:
 HEALTHY, PROBLEM, COULD_NOT_LOOK = 0, 1, 2
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of `dspy-mlflow`."""
-    doctor = commands.add_parser(
-        "doctor",
-        help="say what is in force and what is wrong with it",
-        description="Look at versions, callbacks, engine, destination, options, variables and other tracers, and say "
-        "what is wrong and what mends it. Nothing is stored. Exit status: 0 if there is no problem, 1 if there is one, "
-        "2 if it could not look.",
-        allow_abbrev=False,
-    )
-    doctor.add_argument(
-        "program",
-        nargs="?",
-        metavar="MODULE[:ATTRIBUTE]",
-        help="a module of this folder or an installed one: it is imported, and what it configures is looked at; with a "
-        "program there (or a function without arguments that makes it) that one's callbacks too. Without it: what "
-        "`dspy-mlflow run` would set up here.",
-    )
-    doctor.add_argument("--json", action="store_true", help="print JSON instead of a report")
-    doctor.add_argument(
-        "--timeout", type=float, default=10.0, metavar="SECONDS", help="how long the store may take (default: 10)"
-    )
-    doctor.set_defaults(does=_doctor)
+@click.command("doctor")
+@click.argument("program", required=False, metavar="[MODULE[:ATTRIBUTE]]")
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of a report")
+@click.option(
+    "--timeout", type=float, default=10.0, metavar="SECONDS", help="how long the store may take (default: 10)"
+)
+def command(program: str | None, as_json: bool, timeout: float) -> int:  # noqa: FBT001  (click gives names)
+    """Say what is in force and what is wrong with it.
 
+    Look at versions, callbacks, engine, destination, options, variables and other tracers, and say what is wrong and
+    what mends it. Nothing is stored.
 
-def _doctor(said: argparse.Namespace) -> int:
+    MODULE is of this folder or an installed one: it is imported, and what it configures is looked at; with a program
+    there (or a function without arguments that makes it) that one's callbacks too. Without it: what `dspy-mlflow run`
+    would set up here.
+
+    Exit status: 0 if there is no problem, 1 if there is one, 2 if it could not look.
+    """
     try:
         with redirect_stdout(sys.stderr), _warnings_kept():  # what the user's module prints is not the report
-            diagnosis = _diagnosis(said)
+            diagnosis = _diagnosis(program, timeout)
     except (ImportError, TargetError) as error:
         complain(f"dspy-mlflow doctor: {error}")
         return COULD_NOT_LOOK
-    if said.json:
+    if as_json:
         say(json.dumps(diagnosis.to_dict(), indent=2))
     else:
         diagnosis.show()
     return HEALTHY if diagnosis.is_healthy else PROBLEM
 
 
-def _diagnosis(said: argparse.Namespace) -> Diagnosis:
+def _diagnosis(name: str | None, timeout_s: float) -> Diagnosis:
     from dspy_mlflow_callbacks import autostart  # noqa: PLC0415  (these take seconds, which `run` must not take)
     from dspy_mlflow_callbacks.health import diagnose  # noqa: PLC0415
 
-    if said.program is None:
+    if name is None:
         autostart.switch_on()
-    program = None if said.program is None else found(said.program, "MODULE")
-    return diagnose(program, timeout_s=said.timeout)
+    program = None if name is None else found(name, "MODULE")
+    return diagnose(program, timeout_s=timeout_s)
 
 
 @contextmanager

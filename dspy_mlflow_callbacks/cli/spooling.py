@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from dspy_mlflow_callbacks.cli.printing import complain, say
 from dspy_mlflow_callbacks.config import TracingConfig
@@ -19,43 +21,51 @@ DONE, LEFT, COULD_NOT = 0, 1, 2
 _EPILOG = (
     "Exit status: 0 if it is done, 1 if traces are left that could not be delivered, 2 if there is no usable spool."
 )
+_FOLDER = click.option("--spool-dir", help="the folder; default: DSPY_MLFLOW_SPOOL_DIR, or the user's state folder")
+_JSON = click.option("--json", "as_json", is_flag=True, help="print JSON")
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of `dspy-mlflow`."""
-    spool = commands.add_parser(
-        "spool",
-        help="show, deliver or export the traces that wait for their store",
-        description="Traces that their store did not take wait in the spool.",
-        epilog=_EPILOG,
-        allow_abbrev=False,
-    )
-    actions = spool.add_subparsers(required=True, metavar="action")
-    for name, does, what in (
-        ("status", _status, "say what waits, and which traces were refused and why"),
-        ("flush", _flush, "deliver what waits"),
-        ("export", _export, "write what waits to files that OpenTelemetry tools read; it stays in the spool"),
-    ):
-        action = actions.add_parser(name, help=what, description=what, epilog=_EPILOG, allow_abbrev=False)
-        action.add_argument(
-            "--spool-dir", help="the folder; default: DSPY_MLFLOW_SPOOL_DIR, or the user's state folder"
-        )
-        action.add_argument("--json", action="store_true", help="print JSON")
-        action.set_defaults(does=_careful, action=does)
-        if name == "flush":
-            action.add_argument("--dead-letters", action="store_true", help="refused traces too: they are tried again")
-        if name == "export":
-            action.add_argument("output", type=Path, help="a file of JSON lines, or a folder of protobuf files")
-            action.add_argument("--format", choices=("jsonl", "protobuf"), default="jsonl", help="default: jsonl")
-            action.add_argument("--dead-letters", action="store_true", help="refused traces too")
+@click.group("spool", epilog=_EPILOG, no_args_is_help=False)
+def command() -> None:
+    """Show, deliver or export the traces that their store did not take: they wait in the spool."""
 
 
-def _careful(said: argparse.Namespace) -> int:
+@command.command("status", epilog=_EPILOG)
+@_FOLDER
+@_JSON
+def _status_command(spool_dir: str | None, as_json: bool) -> int:  # noqa: FBT001  (click gives names)
+    """Say what waits, and which traces were refused and why."""
+    return _careful(spool_dir, lambda settings: _status(settings, as_json=as_json))
+
+
+@command.command("flush", epilog=_EPILOG)
+@_FOLDER
+@_JSON
+@click.option("--dead-letters", is_flag=True, help="refused traces too: they are tried again")
+def _flush_command(spool_dir: str | None, as_json: bool, dead_letters: bool) -> int:  # noqa: FBT001  (click gives names)
+    """Deliver what waits."""
+    return _careful(spool_dir, lambda settings: _flush(settings, as_json=as_json, dead_letters=dead_letters))
+
+
+@command.command("export", epilog=_EPILOG)
+@click.argument("output", type=click.Path(path_type=Path))
+@_FOLDER
+@_JSON
+@click.option("--format", "form", type=click.Choice(("jsonl", "protobuf")), default="jsonl", help="default: jsonl")
+@click.option("--dead-letters", is_flag=True, help="refused traces too")
+def _export_command(output: Path, spool_dir: str | None, **options: Any) -> int:
+    """Write what waits to files that OpenTelemetry tools read; it stays in the spool.
+
+    OUTPUT is a file of JSON lines, or a folder of protobuf files.
+    """
+    return _careful(spool_dir, lambda settings: _export(settings, output, **options))
+
+
+def _careful(spool_dir: str | None, act: Callable[[SpoolSettings], int]) -> int:
     from dspy_mlflow_callbacks.export.spool.errors import SpoolError  # noqa: PLC0415  (MLflow takes seconds, not `run`)
 
     try:
-        settings = _settings(said.spool_dir)
-        return int(said.action(said, settings))
+        return act(_settings(spool_dir))
     except (SpoolError, OSError) as error:
         complain(f"dspy-mlflow spool: {error}")
         return COULD_NOT
@@ -75,33 +85,33 @@ def _settings(folder: str | None) -> SpoolSettings:
     return settings
 
 
-def _status(said: argparse.Namespace, settings: SpoolSettings) -> int:
+def _status(settings: SpoolSettings, *, as_json: bool) -> int:
     from dspy_mlflow_callbacks.export.spool.reading import status  # noqa: PLC0415
 
     found = status(settings)
-    say(json.dumps(found.to_dict(), indent=2) if said.json else found.to_text())
+    say(json.dumps(found.to_dict(), indent=2) if as_json else found.to_text())
     return DONE
 
 
-def _flush(said: argparse.Namespace, settings: SpoolSettings) -> int:
+def _flush(settings: SpoolSettings, *, as_json: bool, dead_letters: bool) -> int:
     from dspy_mlflow_callbacks.export.spool.reading import status  # noqa: PLC0415
     from dspy_mlflow_callbacks.export.spool_flush import flush  # noqa: PLC0415
 
-    delivered = flush(settings, dead_letters=said.dead_letters)
+    delivered = flush(settings, dead_letters=dead_letters)
     left = status(settings)
     done: dict[str, Any] = {"delivered": delivered, "left": left.traces, "dead_letters": left.dead_traces}
-    if said.json:
+    if as_json:
         say(json.dumps(done, indent=2))
     else:
         say(f"{delivered} traces delivered, {left.traces} left, {left.dead_traces} refused.")
-    return LEFT if left.traces or (said.dead_letters and left.dead_traces) else DONE
+    return LEFT if left.traces or (dead_letters and left.dead_traces) else DONE
 
 
-def _export(said: argparse.Namespace, settings: SpoolSettings) -> int:
+def _export(settings: SpoolSettings, output: Path, *, form: str, as_json: bool, dead_letters: bool) -> int:
     from dspy_mlflow_callbacks.export.spool.exporting import write_jsonl, write_protobuf  # noqa: PLC0415
 
-    write = write_jsonl if said.format == "jsonl" else write_protobuf
-    count = write(settings, said.output, dead_letters=said.dead_letters)
-    text = f"{count} traces written to {said.output}."
-    say(json.dumps({"written": count, "output": str(said.output)}, indent=2) if said.json else text)
+    write = write_jsonl if form == "jsonl" else write_protobuf
+    count = write(settings, output, dead_letters=dead_letters)
+    text = f"{count} traces written to {output}."
+    say(json.dumps({"written": count, "output": str(output)}, indent=2) if as_json else text)
     return DONE

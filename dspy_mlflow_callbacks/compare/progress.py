@@ -10,13 +10,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 @contextmanager
-def progress_bar(*, is_shown: bool, console: Console | None = None) -> Iterator[Callable[[], None]]:
-    """Show how many traces were read; the function that it gives is called for each.
+def progress_bar(
+    what: str = "reading traces", *, is_shown: bool, console: Console | None = None
+) -> Iterator[Callable[[], None]]:
+    """Show how many traces were read, or whatever is done with them; the function that it gives is called for each.
 
     How many there are is not known before: the store gives pages.
     """
     console = console or Console(stderr=True)
-    columns = (TextColumn("reading traces"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not is_shown, transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda: progress.advance(task)

@@ -53,7 +53,7 @@ def queries(baseline: str, candidate: str, by: str, experiments: Sequence[str] |
         raise ValueError(message)
     client = MlflowClient()
     if by == "fingerprint":
-        return [Query(_locations(client, experiments), None, None, _by_fingerprint(baseline, candidate))]
+        return [Query(locations_of(client, experiments), None, None, _by_fingerprint(baseline, candidate))]
     make = _maker(by)
     return [make(client, version, experiments, side) for side, version in enumerate((baseline, candidate))]
 
@@ -106,7 +106,7 @@ def _of_run(client: MlflowClient, run_id: str, _: Sequence[str] | None, side: in
 def _of_model(client: MlflowClient, model: str, experiments: Sequence[str] | None, side: int) -> Query:
     model_id = _model_id(client, model)
     return Query(
-        _locations(client, experiments), f"metadata.`mlflow.modelId` = {_quoted(model_id)}", None, lambda _: side
+        locations_of(client, experiments), f"metadata.`mlflow.modelId` = {quoted(model_id)}", None, lambda _: side
     )
 
 
@@ -126,15 +126,31 @@ def _model_id(client: MlflowClient, model: str) -> str:
 
 def _tagged(key: str) -> _Maker:
     def make(client: MlflowClient, value: str, experiments: Sequence[str] | None, side: int) -> Query:
-        if "`" in key:
-            message = f"a tag's key must not have a backtick in it, got {key!r}"
-            raise ValueError(message)
-        return Query(_locations(client, experiments), f"tag.`{key}` = {_quoted(value)}", None, lambda _: side)
+        return Query(
+            locations_of(client, experiments), f"tag.`{tag_name(key)}` = {quoted(value)}", None, lambda _: side
+        )
 
     return make
 
 
-def _quoted(value: str) -> str:
+def tag_name(key: str) -> str:
+    """Return a tag's key as it stands between backticks in MLflow's search language.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    if "`" in key:
+        message = f"a tag's key must not have a backtick in it, got {key!r}"
+        raise ValueError(message)
+    return key
+
+
+def quoted(value: str) -> str:
+    """Return a text as it stands in MLflow's search language.
+
+    Raises:
+        ValueError: if it cannot.
+    """
     quote = next((quote for quote in ("'", '"') if quote not in value), None)
     if quote is None:
         message = f"MLflow's search cannot look for a value with both kinds of quotes, got {value!r}"
@@ -142,7 +158,7 @@ def _quoted(value: str) -> str:
     return f"{quote}{value}{quote}"
 
 
-def _locations(client: MlflowClient, experiments: Sequence[str] | None) -> tuple[str, ...]:
+def locations_of(client: MlflowClient, experiments: Sequence[str] | None) -> tuple[str, ...]:
     """Return the ids of experiments given by name or id; of all where None are given."""
     if experiments is not None:
         return tuple(_experiment(client, name).experiment_id for name in experiments)

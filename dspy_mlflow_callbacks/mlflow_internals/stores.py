@@ -19,6 +19,7 @@ from mlflow.entities import Trace, TraceData, TraceInfo
 from mlflow.entities.span import Span
 from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import StartTraceV3
+from mlflow.store.tracking.dbmodels.models import SqlSpan
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.export.utils import try_link_prompts_to_trace
 from mlflow.tracing.utils import dump_span_attribute_value
@@ -223,6 +224,29 @@ def upload_attachments(uri: str, info: Any, attachments: Mapping[str, Any]) -> N
 def stored_info(uri: str, trace_id: str) -> Any:
     """Return the `TraceInfo` of a stored trace."""
     return client_of(uri).get_trace_info(trace_id)
+
+
+def stored_spans(uri: str, trace_ids: Sequence[str]) -> dict[str, int]:
+    """Return how many spans each of these traces has in a store, by id, where it is there and whole."""
+    return {each.info.trace_id: len(each.data.spans) for each in client_of(uri).store.batch_get_traces(list(trace_ids))}
+
+
+def span_texts(uri: str, trace_ids: Sequence[str]) -> dict[str, list[str]] | None:
+    """Return the JSON texts of the spans of these traces as an SQL store keeps them, by trace.
+
+    MLflow makes objects of them for ten times what it takes to read them. A trace of which the store has none, such as
+    one in an archive, is left out; None if it is no SQL store.
+    """
+    session_maker = getattr(client_of(uri).store, "ManagedSessionMaker", None)
+    if session_maker is None:
+        return None
+    texts: dict[str, list[str]] = {}
+    with session_maker() as session:
+        columns = session.query(SqlSpan.trace_id, SqlSpan.content).filter(SqlSpan.trace_id.in_(list(trace_ids)))
+        for trace_id, text in columns:
+            if text:
+                texts.setdefault(trace_id, []).append(text)
+    return texts
 
 
 def link_prompts(uri: str, trace_id: str, prompts: Sequence[Any]) -> None:

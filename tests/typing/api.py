@@ -46,6 +46,7 @@ from dspy_mlflow_callbacks import (
     TraceASGIMiddleware,
     TraceComparison,
     TracedThreadPoolExecutor,
+    TraceReport,
     TraceWSGIMiddleware,
     TracingConfig,
     TrialResult,
@@ -70,6 +71,7 @@ from dspy_mlflow_callbacks import (
     suppress_tracing,
     trace_client,
     trace_context,
+    trace_report,
 )
 
 
@@ -306,3 +308,6 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
 
 TraceASGIMiddleware(asgi)
 session: object = trace_client(object(), hosts=["*.internal"])
+
+reported: TraceReport = trace_report(experiments=["questions"], since="7d", by="model", stats=callback.stats())
+reported.save("report.html")

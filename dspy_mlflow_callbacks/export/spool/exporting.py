@@ -50,7 +50,7 @@ def as_json(request: bytes) -> dict[str, Any]:
     """Return an OTLP request as OTLP/JSON: as protobuf's, but ids are hexadecimal and enumerations numbers."""
     message = ExportTraceServiceRequest.FromString(request)
     said: dict[str, Any] = MessageToDict(message, use_integers_for_enums=True)
-    for told, span in zip(_spans(said), _messages(message), strict=True):
+    for told, span in zip(spans_in(said), _messages(message), strict=True):
         told["traceId"], told["spanId"] = span.trace_id.hex(), span.span_id.hex()
         if span.parent_span_id:
             told["parentSpanId"] = span.parent_span_id.hex()
@@ -59,7 +59,8 @@ def as_json(request: bytes) -> dict[str, Any]:
     return said
 
 
-def _spans(said: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def spans_in(said: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the spans of an OTLP request as JSON."""
     for resource in said.get("resourceSpans", ()):
         for scope in resource.get("scopeSpans", ()):
             yield from scope.get("spans", ())

@@ -1,0 +1,92 @@
+"""The report's page in Chromium: drawn, filtered, read by a screen reader, and alone."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from dspy_mlflow_callbacks import trace_report
+
+SCHEMES = ["light", "dark"]
+
+
+@pytest.fixture(scope="module")
+def html(cli_traces):
+    """Return the page of the shared traces."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(cli_traces.uri)
+    try:
+        return trace_report(experiments=[cli_traces.experiment], by="model", ui_url="http://127.0.0.1:9").to_html()
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def opened(browser, html, tmp_path):
+    """Return what opens the page; at the end it has said nothing to the console and asked for nothing else."""
+    file = tmp_path / "report.html"
+    file.write_text(html)
+    page, said, asked = browser.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+
+    def opened(scheme="light", width=1280):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(file.as_uri())
+        return page
+
+    yield opened
+    page.close()
+    assert said == []
+    assert set(asked) == {file.as_uri()}
+
+
+def test_charts_are_drawn(opened):
+    """Each chart is a drawing with marks, has a name, and its numbers beside it."""
+    page = opened()
+    figures = page.locator("figure.chart")
+    expect(figures).to_have_count(4)
+    for number in range(4):
+        figure = figures.nth(number)
+        assert figure.locator("svg .mark-rect path").count() > 0
+        assert figure.locator("svg").bounding_box()["height"] > 100
+        figure.locator("summary").click()
+        expect(figure.locator("table")).to_be_visible()
+
+
+def test_rows_are_filtered(opened):
+    """A text and the box for errors leave only the rows that fit, and say how many."""
+    page = opened()
+    rows = page.locator("table[data-filtered] tbody tr:visible")
+    every = rows.count()
+    page.get_by_label("Filter rows").fill("Recovers.second")
+    assert 0 < rows.count() < every
+    expect(page.locator("#shown")).to_have_text(f"{rows.count()} of {every} rows")
+    page.get_by_label("Filter rows").fill("")
+    page.get_by_label("only with errors").check()
+    assert 0 < rows.count() < every
+
+
+def test_the_flame_graph_can_be_read(opened):
+    """A box says what it stands for when it is chosen, and the width can be cost."""
+    page = opened()
+    page.get_by_role("button", name="Program.generate.predict").first.click()
+    expect(page.locator("#said")).to_contain_text("Program.generate.predict: ")
+    page.get_by_label("cost", exact=True).check()
+    expect(page.locator("[data-flame=cost]")).to_be_visible()
+    expect(page.locator("[data-flame=milliseconds]")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", [375, 1280])
+def test_it_is_accessible(opened, scheme, width):
+    """axe finds nothing serious, in light and dark, on a phone and on a desk; nothing is wider than a phone."""
+    page = opened(scheme, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
