@@ -71,9 +71,20 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# docs/configuration.md, from the options' own documentation.
+# docs/configuration.md, from the options' own documentation, and docs/examples.md, from what the examples print.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate_configuration.py
+	$(BIN)/python docs/generate_examples.py
+
+$(VENV)/.docs: $(VENV)/.dev
+	@$(call install,$(VENV),--group docs)
+	@touch $@
+
+# The documentation as a site in site/: no link may be broken, and no page may ask the network for anything.
+.PHONY: site
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest tests/site
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
@@ -86,7 +97,7 @@ test-oldest:
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --engine native
 
 clean:
-	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache demo mlruns
+	rm -rf .venv .venv-oldest .venv-matrix site dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache demo mlruns
 
 $(VENV)/.browser: $(VENV)/.dev
 	@$(call install,$(VENV),--group browser)
