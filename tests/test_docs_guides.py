@@ -8,7 +8,7 @@ import re
 import dspy
 import mlflow
 import pytest
-from docs_blocks import Page
+from docs_blocks import ROOT, Page
 from ended import EndedTrace
 from programs import Program, answering
 
@@ -117,3 +117,21 @@ def test_the_rooms_are_there():
 
     named = {room for row in ARCHITECTURE.rows("| room |") for room in re.findall(r"`(\w+)(?:/|\.py)`", row[0])}
     assert named - set(MAY_IMPORT) == set()
+
+
+# The dashboard
+
+
+def test_the_dashboards_files_are_there():
+    """The page's table has the files of the example, but for the one that points to the page."""
+    named = [row[0].strip("`") for row in Page("docs/dashboard.md").rows("| file |")]
+    there = {path.name for path in (ROOT / "examples" / "dashboard").iterdir() if path.is_file()}
+    assert set(named) == there - {"README.md"}
+
+
+def test_the_service_sets_its_metrics_up_as_the_page_says():
+    """The page's block is what the example does, which `make test-dashboard` runs."""
+    block = Page("docs/dashboard.md").block("PrometheusMetricReader()")
+    service = (ROOT / "examples" / "dashboard" / "service.py").read_text(encoding="utf-8")
+    lines = [line for line in block.splitlines() if line and not line.startswith("start_http_server(")]
+    assert [line for line in lines if line not in service] == []
