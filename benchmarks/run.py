@@ -34,6 +34,7 @@ PARTS = {
     "compare": "Comparing two versions",
     "evaluate": "An evaluation",
     "spool": "Writing to the spool",
+    "imports": "Importing",
 }
 
 
