@@ -1,4 +1,5 @@
-# demo, test, test-native, test-processes, test-faults, lint, security, fuzz, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
+# demo, test, test-native, test-processes, test-faults, lint, security, fuzz, docs, site, bench, test-oldest, test-browser,
+# test-package, test-matrix, test-dashboard: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -76,9 +77,20 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# docs/configuration.md, from the options' own documentation.
+# docs/configuration.md, from the options' own documentation, and docs/examples.md, from what the examples print.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate_configuration.py
+	$(BIN)/python docs/generate_examples.py
+
+$(VENV)/.docs: $(VENV)/.dev
+	@$(call install,$(VENV),--group docs)
+	@touch $@
+
+# The documentation as a site in site/: no link may be broken, and no page may ask the network for anything.
+.PHONY: site
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest tests/site
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
@@ -90,14 +102,39 @@ test-oldest:
 	@$(call install,$(OLDEST),--editable . --group tests --constraint tests/oldest.txt)
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --engine native
 
-clean:
-	rm -rf .venv .venv-oldest .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache demo mlruns
+$(VENV)/.package: $(VENV)/.dev
+	@$(call install,$(VENV),--group package)
+	@touch $@
 
-$(VENV)/.browser: $(VENV)/.dev
+# What a release holds: sdist and wheel, their metadata, and what mypy and pyright see of them in a user's project.
+.PHONY: test-package
+test-package: $(VENV)/.package
+	$(BIN)/python -m pytest tests/package
+
+$(VENV)/.dashboard: $(VENV)/.dev
+	@$(call install,$(VENV),--group dashboard)
+	@touch $@
+
+# The example's service, scraped by a real Prometheus. Not in .ci/run: it needs the commands prometheus and promtool.
+.PHONY: test-dashboard
+test-dashboard: $(VENV)/.dashboard
+	@command -v promtool > /dev/null || { echo "These tests need prometheus: on Debian, apt-get install prometheus."; exit 1; }
+	$(BIN)/python -m pytest tests/dashboard --timeout 300
+
+# Pythons, and the lowest and newest versions of dspy and mlflow, each in an environment of its own with the built wheel: a quarter of
+# an hour. MATRIX="--python 3.12 --dspy oldest" runs a part; docs/compatibility.md is written by a run of all.
+.PHONY: test-matrix
+test-matrix: $(VENV)/.package
+	$(BIN)/python tests/matrix/matrix.py $(MATRIX)
+
+clean:
+	rm -rf .venv .venv-oldest .venv-matrix site dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache demo mlruns
+
+$(VENV)/.browser: $(VENV)/.docs
 	@$(call install,$(VENV),--group browser)
 	@touch $@
 
-# What MLflow's UI shows, in Chromium. REFRESH_IMAGES=1 takes the README's picture again.
+# What MLflow's UI and the documentation's site show, in Chromium. REFRESH_IMAGES=1 takes the README's picture again.
 .PHONY: test-browser
 test-browser: $(VENV)/.browser
 	@.ci/debian chromium chromium

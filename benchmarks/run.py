@@ -35,6 +35,7 @@ PARTS = {
     "evaluate": "An evaluation",
     "spool": "Writing to the spool",
     "many": "A program over many inputs",
+    "imports": "Importing",
 }
 
 

@@ -76,12 +76,13 @@ assert TracingConfig.from_dict(json.loads(stored)) == config
 
 Where a call starts, the options become middleware, and the callback's own `middleware=[...]` follows in written order. The first that drops a call ends the chain:
 
-1. `tags`, `metadata`, `session_id`, `user`: `TagInjector` (first, since sampling rules may ask for tags)
-2. `sampling_rules`, `sampling_ratio`: `RuleSampler`, or `RatioSampler` where there are no rules
-3. `events`, `evaluate`, `compile`: `KindFilter`
-4. `include`, `exclude`: `NameFilter`
-5. `level`: `LevelFilter`
-6. yours
+1. `sampling_ratio`, where there are no rules: `RatioSampler` (first, since it asks for nothing but the root's id)
+2. `tags`, `metadata`, `session_id`, `user`: `TagInjector` (before the rules, which may ask for tags)
+3. `sampling_rules`, with `sampling_ratio` for what no rule is for: `RuleSampler`
+4. `events`, `evaluate`, `compile`: `KindFilter`
+5. `include`, `exclude`: `NameFilter`
+6. `level`: `LevelFilter`
+7. yours
 
 What leaves the process with a span runs through payload steps: `Redactor` (`redact`, `redact_keys`, `redact_patterns`, `redact_fields`), then `PayloadLimit` (`max_payload_chars`).
 `payload_steps=[...]` in code says all of it instead: then these options have no say, and as arguments beside it they raise `ValueError`.

@@ -25,7 +25,7 @@ def _offline(monkeypatch):
 
 def test_the_line_of_code_stands_first():
     """The first block is the one line that a user writes."""
-    assert PAGE.blocks()[0] == "dspy.configure(callbacks=[MlflowCallback()])\n"
+    assert PAGE.blocks()[0] == PAGE.block("dspy.configure(callbacks=[MlflowCallback()])\n")
 
 
 def test_everything_a_process_runs(tmp_path, monkeypatch, dspy_traces):

@@ -13,6 +13,7 @@ import cloudpickle
 import dspy
 import mlflow
 import pytest
+from docs_blocks import Page
 from offline_lm import OfflineLM
 from programs import Program, program_tree
 from secret_corpus import SHAPED, SHAPED_TEXTS
@@ -308,8 +309,7 @@ def test_saving_calls_the_program_for_its_example_and_records_nothing(dspy_trace
 
 def test_the_page_on_saving_works_when_followed(dspy_traces, own_folder):
     """The example of docs/programs.md saves and loads a program in two ways, and both are traced."""
-    page = (Path(__file__).parent.parent / "docs" / "programs.md").read_text()
-    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    Page("docs/programs.md").run("load_program(")
     assert [trace.info.tags["team"] for trace in dspy_traces.all()] == ["search", "search"]
 
 

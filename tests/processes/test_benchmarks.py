@@ -46,6 +46,13 @@ def test_calls(run):
     assert rows == ["", "---", no_op, ours]
 
 
+def test_imports(run):
+    """What is imported has a row each, after what it is compared with."""
+    section, rows = run("imports")
+    assert rows[:4] == ["", "---", "dspy and mlflow", "this package"]
+    assert {len(seconds) for seconds in section["seconds"].values()} == {1}
+
+
 def test_parts(run):
     """Each part of the way has a row in its table."""
     section, rows = run("parts", "--batches=1")
