@@ -40,7 +40,6 @@ MAY_IMPORT = {
     "peers": {"mlflow_internals", "stats"},
     "optimizing": {"describe", "events"},
     "summaries": {"describe", "dspy_internals", "events", "lm_internals", "optimizing", "spans"},
-    "starts": {"describe", "dspy_internals", "events", "lm_internals", "optimizing", "spans"},
     "ends": {"describe", "events", "middleware", "spans", "stats", "summaries"},
     "attempts": {"events", "optimizing"},
     "starts": {"attempts", "describe", "dspy_internals", "events", "lm_internals", "optimizing", "spans"},
