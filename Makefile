@@ -109,7 +109,7 @@ $(VENV)/.package: $(VENV)/.dev
 # What a release holds: sdist and wheel, their metadata, and what mypy and pyright see of them in a user's project.
 .PHONY: test-package
 test-package: $(VENV)/.package
-	$(BIN)/python -m pytest tests/package
+	$(BIN)/python -m pytest tests/package --timeout 300
 
 $(VENV)/.dashboard: $(VENV)/.dev
 	@$(call install,$(VENV),--group dashboard)

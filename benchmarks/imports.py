@@ -15,8 +15,8 @@ CALLBACK = "import dspy_mlflow_callbacks as ours; ours.MlflowCallback()"
 ROWS = {
     "dspy and mlflow": (BOTH, None),
     "this package": ("import dspy_mlflow_callbacks", None),
-    "`MlflowCallback()`, where MLflow's SQL store is in use": (f"{STORE}; {CALLBACK}", STORE),
-    "`MlflowCallback()`, where it is not": (f"{BOTH}; {CALLBACK}", BOTH),
+    "`MlflowCallback()`, after MLflow's SQL store and `mlflow.pyfunc`": (f"{STORE}; {CALLBACK}", STORE),
+    "`MlflowCallback()`, after neither": (f"{BOTH}; {CALLBACK}", BOTH),
 }
 
 

@@ -43,12 +43,12 @@ pyproject.toml allows, the newest what the index had on the day of the run; the 
 
 {table}
 
-{notes}
-The whole suite runs on one Python with the newest versions (`make test`) and with the oldest (`make test-oldest`). Where MLflow has not what the recorded engine needs, `engine="auto"` takes the native one.
+{notes}The whole suite runs on one Python with the newest versions (`make test`) and with the oldest (`make test-oldest`). Where MLflow has not what the recorded engine needs, `engine="auto"` takes the native one.
 
 ## mlflow-skinny
 
 `mlflow-skinny` alone does not serve. This package depends on `mlflow`, so pip installs all of it; and what is needed of it is not in the small one: {skinny}
+With numpy, pandas, SQLAlchemy and Alembic beside it, `mlflow` itself is still asked for its version.
 
 ## Repeat it
 
@@ -185,7 +185,7 @@ def page(rows: Iterable[tuple[str, ...]], skipped: Iterable[str], said_of_skinny
     head = ("Python", "dspy", "mlflow", "engines", "tests")
     lines = [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
     missing = ", ".join(skipped)
-    notes = f"Not tried, for want of an interpreter: {missing}.\n" if missing else ""
+    notes = f"Not tried, for want of an interpreter: {missing}.\n\n" if missing else ""
     return TEXT.format(table="\n".join(lines), notes=notes, skinny=said_of_skinny)
 
 
