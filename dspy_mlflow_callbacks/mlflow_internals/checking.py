@@ -10,12 +10,10 @@ from http import HTTPStatus
 from pathlib import Path
 
 import attrs
-import sqlalchemy
 from mlflow.tracing import provider
 from mlflow.tracing.utils.otlp import OTLP_TRACES_PATH, should_use_otlp_exporter
 from mlflow.tracking import fluent
 from opentelemetry import trace as otel
-from sqlalchemy.pool import NullPool
 
 from dspy_mlflow_callbacks.mlflow_internals.stores import ServerError, ask_server, post_spans
 
@@ -82,7 +80,9 @@ def why_server_refuses(uri: str, experiment_id: str) -> str | None:
 
 def missing_file(uri: str) -> Path | None:
     """Return the SQLite file of a store if it is not there yet."""
-    url = sqlalchemy.make_url(uri)
+    from sqlalchemy import make_url  # noqa: PLC0415  (only who asks a database needs it)
+
+    url = make_url(uri)
     name = str(url.database or "")
     if url.get_backend_name() != "sqlite" or name in ("", ":memory:") or name.startswith("file:"):
         return None
@@ -96,7 +96,9 @@ def has_tables(uri: str) -> bool:
     Raises:
         sqlalchemy.exc.SQLAlchemyError: if it does not answer, or does not allow it.
     """
-    engine = sqlalchemy.create_engine(uri, poolclass=NullPool)
+    import sqlalchemy  # noqa: PLC0415  (only who asks a database needs it)
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         if not sqlalchemy.inspect(connection).has_table(_TRACES):
             return False

@@ -12,8 +12,6 @@ from mlflow.entities import Feedback as MlflowFeedback
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.protos.service_pb2 import CreateAssessment
-from mlflow.store.tracking import sqlalchemy_store
-from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
 from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.rest_utils import _V3_TRACE_REST_API_PATH_PREFIX
 
@@ -88,26 +86,23 @@ def write_feedback(uri: str, feedback: Sequence[Feedback]) -> None:
         MlflowException: if the store fails, or, once the rest is written, if a trace is gone.
     """
     store = client_of(uri).store
-    if _keeps_sums() or not hasattr(store, "ManagedSessionMaker"):  # in memory
+    if not hasattr(store, "ManagedSessionMaker"):  # in memory
+        _write_one_by_one(store, feedback)
+        return
+    from dspy_mlflow_callbacks.mlflow_internals import sql_rows  # noqa: PLC0415  (the store has imported what it takes a second to)
+
+    if sql_rows.keeps_sums():
         _write_one_by_one(store, feedback)
         return
     with store.ManagedSessionMaker(read_only=False) as session:
-        traces = _traces(session, {each.trace_id for each in feedback})
-        ids = {each.feedback_id for each in feedback}
-        column = SqlAssessments.assessment_id
-        known = {known for (known,) in session.query(column).filter(column.in_(ids))}
+        traces = sql_rows.places_of_traces(session, {each.trace_id for each in feedback})
+        known = sql_rows.known_feedback(session, {each.feedback_id for each in feedback})
         rows = [each for each in feedback if each.feedback_id not in known and each.trace_id in traces]
-        session.add_all([_row(each, *traces[each.trace_id]) for each in rows])
+        session.add_all([sql_rows.row_of_feedback(each.entity(), *traces[each.trace_id]) for each in rows])
     gone = next((each.trace_id for each in feedback if each.trace_id not in traces), None)
     if gone is not None:
         message = f"there is no trace {gone}"
         raise MlflowException(message, RESOURCE_DOES_NOT_EXIST)
-
-
-def _keeps_sums() -> bool:
-    """Return whether the store keeps sums beside its rows (since MLflow 3.17, where it is told to): it has to know."""
-    enabled = getattr(sqlalchemy_store, "rollups_enabled", None)
-    return enabled is not None and bool(enabled())
 
 
 def _write_one_by_one(store: Any, feedback: Sequence[Feedback]) -> None:
@@ -121,18 +116,6 @@ def _write_one(store: Any, feedback: Feedback) -> None:
     except MlflowException as error:
         if _THERE_ALREADY not in error.message:
             raise
-
-
-def _traces(session: Any, trace_ids: set[str]) -> dict[str, tuple[Any, Any]]:
-    columns = (SqlTraceInfo.request_id, SqlTraceInfo.experiment_id, SqlTraceInfo.timestamp_ms)
-    found = session.query(*columns).filter(SqlTraceInfo.request_id.in_(trace_ids))
-    return {trace_id: (experiment_id, timestamp_ms) for trace_id, experiment_id, timestamp_ms in found}
-
-
-def _row(feedback: Feedback, experiment_id: Any, timestamp_ms: Any) -> Any:
-    row = SqlAssessments.from_mlflow_entity(feedback.entity())
-    row.experiment_id, row.trace_timestamp_ms = experiment_id, timestamp_ms
-    return row
 
 
 def post_feedback(uri: str, feedback: Feedback) -> None:

@@ -19,7 +19,6 @@ from mlflow.entities import Trace, TraceData, TraceInfo
 from mlflow.entities.span import Span
 from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import StartTraceV3
-from mlflow.store.tracking.dbmodels.models import SqlSpan
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.export.utils import try_link_prompts_to_trace
 from mlflow.tracing.utils import dump_span_attribute_value
@@ -240,10 +239,11 @@ def span_texts(uri: str, trace_ids: Sequence[str]) -> dict[str, list[str]] | Non
     session_maker = getattr(client_of(uri).store, "ManagedSessionMaker", None)
     if session_maker is None:
         return None
+    from dspy_mlflow_callbacks.mlflow_internals import sql_rows  # noqa: PLC0415  (the store has imported what it takes a second to)
+
     texts: dict[str, list[str]] = {}
     with session_maker() as session:
-        columns = session.query(SqlSpan.trace_id, SqlSpan.content).filter(SqlSpan.trace_id.in_(list(trace_ids)))
-        for trace_id, text in columns:
+        for trace_id, text in sql_rows.contents_of_spans(session, trace_ids):
             if text:
                 texts.setdefault(trace_id, []).append(text)
     return texts
