@@ -127,7 +127,8 @@ class Results:
                 self._finish()
                 return None
             slot = self._conduct.window.next()
-            slot.raise_exit()
+            if slot.exit is not None:
+                raise slot.exit  # noqa: TRY301  (as an interruption here)
             result = self._take(slot)
         except BaseException as error:
             if not self._is_over:

@@ -25,7 +25,7 @@ class Slot:
     Attributes:
         index: Its place among the inputs, from 0 on.
         inputs: What was given.
-        call: What the program is called with; None where the outcome was there before.
+        call: What the program is called with.
         outcome: What came of it; None until then.
         began: When its work began, by the monotonic clock.
     """
@@ -41,11 +41,6 @@ class Slot:
         """What its worker raised that ends programs, such as `SystemExit`; None where it did not."""
         error = None if self.outcome is None else self.outcome.error
         return None if isinstance(error, Exception) else error
-
-    def raise_exit(self) -> None:
-        """Raise what ends programs."""
-        if self.exit is not None:
-            raise self.exit
 
 
 class Window:
