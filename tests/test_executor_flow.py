@@ -155,6 +155,15 @@ def test_a_timeout_of_asyncio(dspy_traces):
     assert (states[late.trace_id], states[quick.trace_id]) == ("ERROR", "OK")
 
 
+def test_no_attempt_follows_an_input_that_is_given_up(dspy_traces):
+    """The run does not wait for it either, and what fails after its time is up is not attempted again."""
+    program, go_on = Runs(lambda given: go_on.wait(60) and 1 / 0), threading.Event()
+    (result,) = run(program, [("late",)], timeout=0.1, retries=3, on_error="keep")
+    go_on.set()
+    wait_until(lambda: running() == [])
+    assert [trace.info.trace_id for trace in dspy_traces.all()] == [result.trace_id]
+
+
 def test_a_timeout_elsewhere(dspy_traces, workers):
     """In other processes the worker itself gives an input up, whose thread goes on; time to spare changes nothing."""
     slow = run(Slow(), [(30.0,), (0.0,)], on=workers, timeout=SECONDS, on_error="keep", max_workers=1).all()

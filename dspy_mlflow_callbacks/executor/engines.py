@@ -6,7 +6,8 @@ import importlib
 from concurrent.futures import Executor
 
 from dspy_mlflow_callbacks.distributed.threads import Carried
-from dspy_mlflow_callbacks.executor.places import Engine, EventLoop, Place, Pool, Processes, Threads
+from dspy_mlflow_callbacks.executor.elsewhere import Engine, Pool, Processes
+from dspy_mlflow_callbacks.executor.places import EventLoop, Place, Threads
 from dspy_mlflow_callbacks.executor.work import Work
 
 ENGINES = {"ray": "ray", "dask": "distributed", "spark": "pyspark"}

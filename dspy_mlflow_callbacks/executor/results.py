@@ -127,7 +127,8 @@ class Results:
                 self._finish()
                 return None
             slot = self._conduct.window.next()
-            _raise_exit(slot)
+            if slot.exit is not None:
+                raise slot.exit  # noqa: TRY301  (as an interruption here)
             result = self._take(slot)
         except BaseException as error:
             if not self._is_over:
@@ -190,15 +191,4 @@ class Results:
         self._conduct.end(error, self._counts)
 
     def _gather(self, slots: Iterable[Slot]) -> None:
-        self._kept += [self._take(slot) for slot in slots if not _is_exit(slot)]
-
-
-def _is_exit(slot: Slot) -> bool:
-    """Return whether a worker raised what ends programs, such as `SystemExit`."""
-    error = None if slot.outcome is None else slot.outcome.error
-    return error is not None and not isinstance(error, Exception)
-
-
-def _raise_exit(slot: Slot) -> None:
-    if _is_exit(slot):
-        raise slot.outcome.error  # type: ignore[union-attr, misc]  # there is one
+        self._kept += [self._take(slot) for slot in slots if slot.exit is None]

@@ -20,13 +20,14 @@ from dspy_mlflow_callbacks.executor.conduct import Conduct
 from dspy_mlflow_callbacks.executor.engines import place_on
 from dspy_mlflow_callbacks.executor.inputs import arguments_of, id_of
 from dspy_mlflow_callbacks.executor.options import Options
+from dspy_mlflow_callbacks.executor.outcome import Call, Outcome
 from dspy_mlflow_callbacks.executor.pages import Pages
 from dspy_mlflow_callbacks.executor.progress import bar
 from dspy_mlflow_callbacks.executor.results import Results
 from dspy_mlflow_callbacks.executor.root import Root
 from dspy_mlflow_callbacks.executor.stored import stored_inputs
 from dspy_mlflow_callbacks.executor.window import Slot, Window
-from dspy_mlflow_callbacks.executor.work import NAME, Call, Outcome, Work
+from dspy_mlflow_callbacks.executor.work import NAME, Work
 
 On = Literal["threads", "asyncio", "processes", "ray", "dask", "spark"]
 
@@ -156,7 +157,7 @@ def _is_inside() -> bool:
 
 def _workers(on: Any) -> int:
     if on in ("threads", "asyncio"):
-        return int(dspy_internals.settings.get("num_threads", 8))
+        return int(dspy_internals.settings.get("num_threads") or 8)
     return os.cpu_count() or 1
 
 

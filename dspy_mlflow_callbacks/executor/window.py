@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 
+from dspy_mlflow_callbacks.executor.outcome import Call, Outcome, late
 from dspy_mlflow_callbacks.executor.places import Place
-from dspy_mlflow_callbacks.executor.work import Call, Outcome, late
 
 # On Windows Ctrl+C is not heard while a thread waits for a lock.
 _INTERRUPTIBLE_S = 0.5
@@ -25,7 +25,7 @@ class Slot:
     Attributes:
         index: Its place among the inputs, from 0 on.
         inputs: What was given.
-        call: What the program is called with; None where the outcome was there before.
+        call: What the program is called with.
         outcome: What came of it; None until then.
         began: When its work began, by the monotonic clock.
     """
@@ -36,6 +36,12 @@ class Slot:
     outcome: Outcome | None = attrs.field(default=None, repr=False)
     began: float = 0.0
 
+    @property
+    def exit(self) -> BaseException | None:
+        """What its worker raised that ends programs, such as `SystemExit`; None where it did not."""
+        error = None if self.outcome is None else self.outcome.error
+        return None if isinstance(error, Exception) else error
+
 
 class Window:
     """Hands inputs to a place, from a thread of its own, so that workers do not wait for the consumer.
@@ -45,6 +51,9 @@ class Window:
         max_workers: How many inputs are worked on at once.
         retries: How many times the work on an input whose worker died begins again.
         timeout: Seconds after which an input is given up while its worker goes on; None for no limit.
+
+    Attributes:
+        has_stuck: Whether the place has a worker that goes on with an input that was given up.
     """
 
     def __init__(self, place: Place, *, max_workers: int, retries: int, timeout: float | None) -> None:
@@ -56,7 +65,7 @@ class Window:
         self._slots: deque[Slot] = deque()
         self._waiting: deque[Slot] = deque()
         self._running: set[Slot] = set()
-        self._has_stuck = False
+        self.has_stuck = False
         self._is_closing = False
         threading.Thread(target=self._hand_on, name="dspy-mlflow-run", daemon=True).start()
 
@@ -132,8 +141,8 @@ class Window:
                 self._changed.wait(self._until_late())
 
     def _submitted(self, slot: Slot) -> Future[Any]:
-        if self._has_stuck:
-            self._has_stuck = False
+        if self.has_stuck:
+            self.has_stuck = False
             self._place.renew()
         try:
             return self._place.submit(slot.call)
@@ -182,6 +191,6 @@ class Window:
             return
         for slot in [slot for slot in self._running if slot.began + self._timeout <= time.monotonic()]:
             self._running.discard(slot)
-            self._has_stuck = True
+            self.has_stuck = True
             slot.outcome = late(slot.call, self._timeout, time.monotonic() - slot.began)
             self._changed.notify_all()
