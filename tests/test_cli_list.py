@@ -9,13 +9,17 @@ import re
 import subprocess
 import sys
 
+import dspy
 import pytest
 from cli_store import HOSTILE
+from programs import Echo
 from rich.cells import cell_len
 
-from dspy_mlflow_callbacks.cli.rows import Rows, dollars, duration
+from dspy_mlflow_callbacks import MlflowCallback
+from dspy_mlflow_callbacks.cli.rows import Rows, dollars, duration, terminal
+from dspy_mlflow_callbacks.cli.searching import with_store
 from dspy_mlflow_callbacks.stored.facts import Facts, answers_of, messages_of, text_of
-from dspy_mlflow_callbacks.stored.search import since_ms
+from dspy_mlflow_callbacks.stored.search import Search, since_ms, traces
 
 
 @pytest.fixture
@@ -123,6 +127,38 @@ def test_a_name_is_cut_to_its_column(capsys, monkeypatch):
 def test_an_id_is_never_cut(capsys, monkeypatch):
     """An id that is longer than MLflow's is whole all the same."""
     assert row_of(capsys, monkeypatch, 60, trace_id="trace:/" + "x" * 60).startswith("trace:/" + "x" * 60)
+
+
+def test_a_pipe_is_wide(monkeypatch):
+    """Where neither a terminal nor COLUMNS says how wide it is, 200 cells are, so that little is cut."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert terminal().width == 200
+
+
+def test_a_reader_that_has_gone_is_no_error_of_the_store():
+    """A broken pipe is left to click, which ends quietly."""
+
+    def act():
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        with_store("list", None, act)
+
+
+def test_a_trace_that_moves_pages_is_found_once(dspy_traces):
+    """What is stored while pages are read moves the others: none is yielded twice."""
+
+    def call():
+        with dspy.context(callbacks=[MlflowCallback()]):
+            Echo()()
+        return dspy_traces.all()
+
+    call()
+    before = {trace.info.trace_id for trace in call()}
+    found = traces(Search(experiments=[dspy_traces.experiment_id]), page=1)
+    first = next(found).info.trace_id
+    call()
+    assert [first, *(trace.info.trace_id for trace in found)] == [first, *(before - {first})]
 
 
 def test_durations_and_dollars():

@@ -6,6 +6,7 @@ import builtins
 import json
 import re
 
+import attrs
 import dspy
 import mlflow
 import pytest
@@ -16,7 +17,7 @@ from openai_server import BACKENDS, chat, choice, usage
 from optimizers import compiled, copro
 from programs import Program
 
-from dspy_mlflow_callbacks import MlflowCallback, Stats, TraceReport, trace_report
+from dspy_mlflow_callbacks import MlflowCallback, OptimizerRun, Stats, TraceReport, TrialResult, trace_report
 from dspy_mlflow_callbacks.report import gathering, parts, plain_spans
 from dspy_mlflow_callbacks.report.flames import flame
 from dspy_mlflow_callbacks.report.gathering import Gathered
@@ -155,6 +156,33 @@ def test_counters_of_the_program(cli_report):
     assert isinstance(stats, Stats)
     assert "<table" in parts.counters({"dropped": 3})
     assert trace_report(since="2999-01-01", stats=stats).stats["dropped"] == 0
+
+
+def test_trials_without_scores_and_with_cost():
+    """An optimizer whose trials have no scores is told with what is known of them, such as their cost."""
+    said = {"batch": None, "examples": 1, "lm_calls": 1, "tokens": {}, "duration_s": 1.0, "status": "OK"}
+    more = {"fingerprint": None, "instructions": "", "demos": {}, "example_traces": ()}
+    trials = tuple(
+        TrialResult(index=number, score=None, cost_usd=cost, **said, **more) for number, cost in ((1, 0.5), (2, None))
+    )
+    run = OptimizerRun(
+        optimizer="Mine", trace_id="tr-1", status="OK", duration_s=1.0, trials=trials, spent={}, inner=()
+    )
+    drawn = parts.optimizer(run)
+    assert "OK, 2 trials, 1 s.</p>" in drawn
+    assert "Chart: Cost." in drawn
+    assert "Chart: Score." not in drawn
+    assert "Chart" not in parts.optimizer(attrs.evolve(run, trials=()))
+
+
+def test_traces_are_read_in_pages(cli_traces, cli_report, monkeypatch):
+    """Where there are more than fit in memory they are read in pages: the numbers are the same."""
+    monkeypatch.setattr(plain_spans, "PAGE", 2)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(cli_traces.uri)
+    again = trace_report(experiments=[cli_traces.experiment], by="tag:team")
+    mlflow.set_tracking_uri(before)
+    assert again.to_dict()["programs"] == cli_report.to_dict()["programs"]
 
 
 def test_nothing_to_report(dspy_traces):

@@ -17,8 +17,11 @@ def progress_bar(
 
     How many there are is not known before: the store gives pages.
     """
+    if not is_shown:
+        yield lambda: None  # rich would count all the same
+        return
     console = console or Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not is_shown, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda: progress.advance(task)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
 import mlflow
 import orjson
 from mlflow import MlflowClient
 from mlflow.entities import Span, Trace, TraceData, TraceInfo
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
+from dspy_mlflow_callbacks.compare.selection import locations_of
 from dspy_mlflow_callbacks.stored.search import PAGE, Search, traces
 
 
@@ -48,15 +50,22 @@ class PlainSpan:
 
 
 def pages(search: Search, limit: int | None) -> Iterator[list[tuple[TraceInfo, list[PlainSpan]]]]:
-    """Yield the traces that a search finds, newest first, some hundred at a time."""
+    """Yield the traces that a search finds, newest first, some hundred at a time; without a limit by experiment."""
     infos: list[TraceInfo] = []
-    for trace in traces(search, limit=limit, with_spans=False):
-        infos.append(trace.info)
-        if len(infos) == PAGE:
-            yield _with_spans(infos)
-            infos = []
+    for each in [search] if limit is not None else _by_experiment(search):
+        for trace in traces(each, limit=limit, with_spans=False):
+            infos.append(trace.info)
+            if len(infos) == PAGE:
+                yield _with_spans(infos)
+                infos = []
     if infos:
         yield _with_spans(infos)
+
+
+def _by_experiment(search: Search) -> Iterator[Search]:
+    """Yield the search for each experiment: of several, an SQL store sorts all traces again for each page."""
+    for location in locations_of(MlflowClient(), search.experiments or None):
+        yield attrs.evolve(search, locations=(location,))
 
 
 def _with_spans(infos: list[TraceInfo]) -> list[tuple[TraceInfo, list[PlainSpan]]]:

@@ -40,6 +40,7 @@ class _Arrived:
     size: int = 0
 
     def prepared(self) -> Prepared:
+        """Return what leaves: no payload step runs on what has left before."""
         return self.leaves
 
     def done(self, outcome: Outcome, error: Exception | None = None) -> None:
@@ -106,6 +107,7 @@ def _store(batch: Sequence[Prepared], destination: Destination, done: Imported) 
     for is_plain in (True, False):
         alike = [each for each in new if (each.info is None) is is_plain]
         if alike:
-            entries = [Entry(0, _Arrived(destination, each), 0, each) for each in alike]
+            arrived = [_Arrived(destination, each) for each in alike]
+            entries = [Entry(0, each, each.size, each.prepared()) for each in arrived]
             deliver(Batch(destination, entries))
             done.stored += len(alike)

@@ -30,6 +30,7 @@ class Search:
 
     Attributes:
         experiments: By name or id; none for all.
+        locations: The same by their ids alone, where they are known; none for what *experiments* says.
         status: One of `STATUSES`; None for any.
         since_ms: When the oldest began, in milliseconds since 1970; None for any time.
         tags: What tags must be.
@@ -37,6 +38,7 @@ class Search:
     """
 
     experiments: Sequence[str] = ()
+    locations: Sequence[str] = ()
     status: str | None = None
     since_ms: int | None = None
     tags: Mapping[str, str] = attrs.field(factory=dict)
@@ -99,7 +101,7 @@ def traces(search: Search, *, limit: int | None = None, with_spans: bool = True,
     """
     client, seen = MlflowClient(), set[str]()
     asked: dict[str, Any] = {
-        "locations": list(locations_of(client, search.experiments or None)),
+        "locations": list(search.locations or locations_of(client, search.experiments or None)),
         "filter_string": search.filter_string(),
         "include_spans": with_spans,
         "order_by": ["timestamp_ms DESC"],

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from docs_blocks import ROOT
+from PIL import Image
 from playwright.sync_api import expect
 
 from dspy_mlflow_callbacks import trace_report
 
+PICTURE = ROOT / "docs" / "images" / "report.png"
+PICTURE_SIZE = (1280, 900)
 SCHEMES = ["light", "dark"]
 
 
@@ -90,3 +97,11 @@ def test_it_is_accessible(opened, scheme, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     found = Axe().run(page).response["violations"]
     assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+def test_the_picture_of_the_page(opened):
+    """docs/report.md shows the top of the page; REFRESH_IMAGES=1 takes it again."""
+    taken = opened().screenshot(animations="disabled")
+    if os.environ.get("REFRESH_IMAGES"):
+        PICTURE.write_bytes(taken)
+    assert [Image.open(io.BytesIO(each)).size for each in (taken, PICTURE.read_bytes())] == [PICTURE_SIZE] * 2
