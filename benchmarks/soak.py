@@ -44,7 +44,7 @@ class FaultyProxy:
 
     def __init__(self, target, seed):
         self.target = target
-        self.draw = random.Random(seed)
+        self.draw = random.Random(seed)  # noqa: S311  (faults are no secret)
         self.first = list(FAULTS)  # each once at first, so that a short run has them too
         self.began = time.monotonic()
         self.counts = dict.fromkeys([*FAULTS, "away", "handed on"], 0)

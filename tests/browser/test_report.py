@@ -116,6 +116,7 @@ def calls():
         place, tags = TraceLocation.from_experiment_id("1"), {"mlflow.traceName": "Program"}
         info = TraceInfo(f"tr-{number:032x}", place, began_ms, state, execution_duration=int(took), tags=tags)
         tokens = {"input_tokens": chance.randint(300, 900), "output_tokens": chance.randint(50, 250)}
+        tokens["total_tokens"] = sum(tokens.values())
         cost = {"total_cost": tokens["input_tokens"] * 1e-6 + tokens["output_tokens"] * 4e-6}
         lm = {"mlflow.llm.model": "openai/gpt-4o-mini", "mlflow.chat.tokenUsage": tokens, "mlflow.llm.cost": cost}
         yield (
