@@ -110,8 +110,10 @@ def over_time(hours: Mapping[int, Sum]) -> Iterator[Chart]:
     time = "time (UTC)"
     yield Chart(title="Calls", x=time, y="calls", labels=labels, series={"fine": fine, "failed": errors})
     tokens = {"in": series("input_tokens"), "out": series("output_tokens")}
-    yield Chart(title="Tokens", x=time, y="tokens", labels=labels, series=tokens)
-    yield Chart(title="Cost", x=time, y="US dollars", labels=labels, series={"cost": series("cost")})
+    if any(map(any, tokens.values())):
+        yield Chart(title="Tokens", x=time, y="tokens", labels=labels, series=tokens)
+    if any(series("cost")):
+        yield Chart(title="Cost", x=time, y="US dollars", labels=labels, series={"cost": series("cost")})
 
 
 def distribution(all_: Sum) -> Iterator[Chart]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import random
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from docs_blocks import ROOT
+from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from PIL import Image
 from playwright.sync_api import expect
 
 from dspy_mlflow_callbacks import trace_report
+from dspy_mlflow_callbacks.report.gathering import Gathered
+from dspy_mlflow_callbacks.report.page import page as page_of
+from dspy_mlflow_callbacks.report.plain_spans import PlainSpan
 
 PICTURE = ROOT / "docs" / "images" / "report.png"
 PICTURE_SIZE = (1280, 900)
@@ -57,8 +63,8 @@ def test_charts_are_drawn(opened):
     """Each chart is a drawing with marks, has a name, and its numbers beside it."""
     page = opened()
     figures = page.locator("figure.chart")
-    expect(figures).to_have_count(4)
-    for number in range(4):
+    expect(figures).to_have_count(2)
+    for number in range(2):
         figure = figures.nth(number)
         assert figure.locator("svg .mark-rect path").count() > 0
         assert figure.locator("svg").bounding_box()["height"] > 100
@@ -99,9 +105,55 @@ def test_it_is_accessible(opened, scheme, width):
     assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
 
 
-def test_the_picture_of_the_page(opened):
-    """docs/report.md shows the top of the page; REFRESH_IMAGES=1 takes it again."""
-    taken = opened().screenshot(animations="disabled")
+def calls():
+    """Yield two weeks of calls as a store has them."""
+    chance = random.Random(1)
+    for number in range(2_000):
+        has_failed = chance.random() < 0.04
+        took = chance.lognormvariate(7, 0.6)
+        began_ms = int(1_790_000_000_000 + number / 2_000 * 14 * 86_400_000)
+        state = TraceState.ERROR if has_failed else TraceState.OK
+        place, tags = TraceLocation.from_experiment_id("1"), {"mlflow.traceName": "Program"}
+        info = TraceInfo(f"tr-{number:032x}", place, began_ms, state, execution_duration=int(took), tags=tags)
+        tokens = {"input_tokens": chance.randint(300, 900), "output_tokens": chance.randint(50, 250)}
+        tokens["total_tokens"] = sum(tokens.values())
+        cost = {"total_cost": tokens["input_tokens"] * 1e-6 + tokens["output_tokens"] * 4e-6}
+        lm = {"mlflow.llm.model": "openai/gpt-4o-mini", "mlflow.chat.tokenUsage": tokens, "mlflow.llm.cost": cost}
+        yield (
+            info,
+            [
+                span_of("Program", None, took, "CHAIN", has_failed=has_failed),
+                span_of("lm", "Program", took * 0.9, "CHAT_MODEL", **lm),
+            ],
+        )
+
+
+def span_of(name, above, took, span_type, *, has_failed=False, **attributes):
+    return PlainSpan(
+        {
+            "name": name,
+            "span_id": name,
+            "parent_span_id": above,
+            "start_time_unix_nano": 0 if above is None else 1,
+            "end_time_unix_nano": int(took * 1e6),
+            "status": {"code": "STATUS_CODE_ERROR" if has_failed else "STATUS_CODE_OK"},
+            "events": [],
+            "attributes": {"mlflow.spanType": json.dumps(span_type)}
+            | {key: json.dumps(value) for key, value in attributes.items()},
+        }
+    )
+
+
+def test_the_picture_of_the_page(opened, tmp_path):
+    """docs/report.md shows the top of a page of two weeks; REFRESH_IMAGES=1 takes it again."""
+    gathered = Gathered()
+    for info, spans in calls():
+        gathered.add(info, spans)
+    about = {"store": "sqlite:///mlflow.db", "experiments": "questions", "since": "2w"}
+    (tmp_path / "report.html").write_text(page_of(gathered, about, None, None))
+    page = opened()
+    expect(page.locator("figure.chart")).to_have_count(4)
+    taken = page.screenshot(animations="disabled")
     if os.environ.get("REFRESH_IMAGES"):
         PICTURE.write_bytes(taken)
     assert [Image.open(io.BytesIO(each)).size for each in (taken, PICTURE.read_bytes())] == [PICTURE_SIZE] * 2
