@@ -1,4 +1,4 @@
-# demo, test, test-native, test-processes, test-faults, lint, security, fuzz, docs, bench, test-oldest, test-browser: each makes the virtual environment that it needs.
+# demo, test, test-native, test-processes, test-faults, lint, security, fuzz, docs, bench, test-oldest, test-browser, test-engines: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -109,3 +109,21 @@ FUZZ_SECONDS ?= 300
 fuzz: $(VENV)/.dev
 	@$(call install,$(VENV),--group fuzz)
 	$(BIN)/python tests/fuzz/fuzz_otlp_reader.py -max_total_time=$(FUZZ_SECONDS)
+
+$(VENV)/.engines: $(VENV)/.dev
+	@echo "Installing ray, dask, spark and celery into $(VENV) (a minute or two) ..."
+	@$(call install,$(VENV),--group engines)
+	@touch $@
+
+# Clusters of two workers on this machine: Ray, Dask, Celery over Redis, Spark over Java.
+.PHONY: test-engines
+test-engines: $(VENV)/.engines
+	@for need in java:default-jre-headless redis-server:redis-server; do \
+		command -v $${need%%:*} > /dev/null && continue; \
+		{ test "$$(id -u)" = 0 && command -v apt-get > /dev/null; } \
+			|| { echo "These tests need the command $${need%%:*}: on Debian, apt-get install $${need#*:}."; exit 1; }; \
+		echo "Installing $${need#*:} ..."; apt-get update -qq \
+			&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $${need#*:} > $(VENV)/engines.log 2>&1 \
+			|| { tail -n 40 $(VENV)/engines.log; exit 1; }; \
+	done
+	$(BIN)/python -m pytest tests/engines --timeout 280
