@@ -5,6 +5,7 @@ Needs the extra `dask`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -17,8 +18,12 @@ from dspy_mlflow_callbacks.distributed.attempts import ATTEMPT
 from dspy_mlflow_callbacks.distributed.carrying import Carrying
 
 
-class AttemptPlugin(SchedulerPlugin):
-    """Lets the scheduler tell a worker which attempt at a task it makes, once another one has died at it.
+_BEGUN = "dspy-mlflow-begun"
+_OVER = ("memory", "erred", "forgotten")
+
+
+class AttemptPlugin(SchedulerPlugin):  # type: ignore[misc]  # it has no types
+    """Lets the scheduler tell a worker which attempt at a task it makes, if it was begun before.
 
     Example:
         ```python
@@ -31,25 +36,35 @@ class AttemptPlugin(SchedulerPlugin):
 
     def __init__(self) -> None:
         self._scheduler: Any = None
+        self._begun: Counter[str] = Counter()
 
     async def start(self, scheduler: Any) -> None:
         """Begin with the scheduler."""
         self._scheduler = scheduler
 
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Hear from a worker that it has begun a task: of those that it was given others may only wait."""
+        if topic == _BEGUN:
+            self._begun[msg] += 1
+
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """Hear of a task that goes from one state to another."""
-        task = self._scheduler.tasks.get(key)
-        if start == "processing" and task is not None and task.suspicious:
-            task.annotations = {**(task.annotations or {}), ATTEMPT: task.suspicious + 1}
+        if finish in _OVER:
+            self._begun.pop(str(key), None)
+        elif start == "processing" and str(key) in self._begun:
+            task = self._scheduler.tasks[key]
+            task.annotations = {**(task.annotations or {}), ATTEMPT: self._begun[str(key)] + 1}
 
 
 def attempt() -> int:
     """Return which attempt at the running task this is, 1 for the first."""
     try:
         worker = get_worker()
-        annotations = worker.state.tasks[worker.get_current_task()].annotations
+        key = worker.get_current_task()
+        annotations = worker.state.tasks[key].annotations
     except (ValueError, AttributeError, KeyError):  # one of Dask's other schedulers
         return 1
+    worker.log_event(_BEGUN, str(key))
     return int((annotations or {}).get(ATTEMPT, 1))
 
 
@@ -82,7 +97,7 @@ class _DaskExecutor(ClientExecutor):  # type: ignore[misc]  # it has no types
     def __init__(self, client: Client | None, max_workers: int | None) -> None:
         self._own: tuple[Any, ...] = ()
         if client is None:
-            cluster = LocalCluster(n_workers=max_workers, threads_per_worker=1, dashboard_address=None)
+            cluster = LocalCluster(n_workers=max_workers, threads_per_worker=1, dashboard_address=":0")
             client = Client(cluster)
             self._own = (client, cluster)
         client.register_plugin(AttemptPlugin())
@@ -95,6 +110,9 @@ class _DaskExecutor(ClientExecutor):  # type: ignore[misc]  # it has no types
         task = known.again() if known is not None and known.function is fn else traced(fn)
         self._function = task
         return super().submit(task, *args, **kwargs)
+
+    def map(self, fn: Callable[..., Any], *iterables: Any, **options: Any) -> Any:
+        return Executor.map(self, fn, *iterables, **options)  # Dask's own does not go by `submit`
 
     def shutdown(self, wait: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002  (its base's)
         super().shutdown(wait=wait, **options)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(280)
 def client(server):
     """Run Dask with two workers."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         client.register_plugin(AttemptPlugin())
@@ -70,7 +70,7 @@ def test_the_executor(driver, client):
 
 def test_threads_of_one_worker(driver, server):
     """Four threads of one worker are part of the trace at once."""
-    with LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=":0") as cluster, Client(cluster) as client:
         driver.run(lambda: client.gather(client.map(traced(answer), questions(40), pure=False)))
     driver.check(40)
 
