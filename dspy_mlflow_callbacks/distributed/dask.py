@@ -17,7 +17,6 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from dspy_mlflow_callbacks.distributed.attempts import ATTEMPT
 from dspy_mlflow_callbacks.distributed.carrying import Carrying
 
-
 _BEGUN = "dspy-mlflow-begun"
 _OVER = ("memory", "erred", "forgotten")
 

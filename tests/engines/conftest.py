@@ -11,6 +11,7 @@ sys.path[:0] = [folder for folder in (str(HERE), str(HERE.parent)) if folder not
 # Workers find the tests' programs by it.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
 os.environ["PYTHONWARNINGS"] = "ignore"
+os.environ["PYSPARK_PYTHON"] = sys.executable
 
 import mlflow
 import pytest

@@ -68,12 +68,13 @@ class Driver:
         assert all(below(trace) == in_sequence(tasks) for trace in traces)
         assert len(traces) < roots or roots == len({trace.info.trace_id for trace in traces})
 
-    def check_erring(self, tasks_of, error):
+    def check_erring(self, tasks_of, error, attempts=1):
         """Check that a task that raises is part of the trace like the others, up to where it raised.
 
         Args:
             tasks_of: Runs as many tasks as it is given questions.
             error: What the engine raises.
+            attempts: How often the engine tries.
         """
 
         def run():
@@ -82,7 +83,8 @@ class Driver:
                 tasks_of(["fails at once"])
 
         self.run(run)
-        self.check(TASKS, spans=1 + SPANS * TASKS - 4, errors=1)
+        calls = TASKS - 1 + attempts
+        self.check(calls, spans=1 + SPANS * calls - 4 * attempts, errors=attempts)
 
     def check_death(self, tasks_of):
         """Check what a trace says of a task whose worker died in the middle of it.
