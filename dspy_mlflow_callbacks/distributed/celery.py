@@ -91,7 +91,7 @@ def attempt_of(request: Any) -> int:
 TRACED_TASKS = TracedTasks()
 
 
-class DrainedTask(Task):  # type: ignore[misc]  # it has no types
+class DrainedTask(Task):
     """A task that is over when what it made is stored: Celery's signals come when its result is out already."""
 
     abstract = True

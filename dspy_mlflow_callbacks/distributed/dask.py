@@ -21,7 +21,7 @@ _BEGUN = "dspy-mlflow-begun"
 _OVER = ("memory", "erred", "forgotten")
 
 
-class AttemptPlugin(SchedulerPlugin):  # type: ignore[misc]  # it has no types
+class AttemptPlugin(SchedulerPlugin):
     """Lets the scheduler tell a worker which attempt at a task it makes, if it was begun before.
 
     Example:
@@ -92,7 +92,7 @@ def dask_executor(client: Client | None = None, max_workers: int | None = None) 
     return _DaskExecutor(client, max_workers)
 
 
-class _DaskExecutor(ClientExecutor):  # type: ignore[misc]  # it has no types
+class _DaskExecutor(ClientExecutor):
     def __init__(self, client: Client | None, max_workers: int | None) -> None:
         self._own: tuple[Any, ...] = ()
         if client is None:

@@ -136,7 +136,7 @@ class _Method:
         return getattr(owner, self._name)(*args, **kwargs)
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def _run(task: Carrying, *args: Any, **kwargs: Any) -> Any:
     return task(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Spark (https://spark.apache.org/docs/latest/api/python/): partitions that are part of the trace in which they are read.
+"""Spark (https://spark.apache.org/docs/latest/api/python/): what runs in workers is part of the driver's trace.
 
 Needs the extra `spark`, and Java.
 """
