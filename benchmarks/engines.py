@@ -1,8 +1,8 @@
 """What a task costs its driver on Ray, Dask, Celery and Spark, traced and as the engine has it, and what is stored.
 
-    python benchmarks/engines.py [--rounds 5] [ray dask celery spark]
+    python benchmarks/engines.py [--rounds 5] [--tasks 200] [ray dask celery spark]
 
-Two workers and 200 tasks of ten spans, into a tracking server with SQLite on this machine. Not part of `make bench`: it
+Two workers and tasks of ten spans, into a tracking server with SQLite on this machine. Not part of `make bench`: it
 needs what `make test-engines` installs.
 """
 
@@ -109,7 +109,7 @@ def on_celery():
         redis.terminate()
 
 
-def measured(run, number=TASKS):
+def measured(run, number):
     """Return what a task costs the driver, in ms: to hand it over, in CPU until all are answered, and all of it."""
     began, cpu = time.perf_counter(), time.process_time()
     handed, answers = run(questions(number))
@@ -121,6 +121,7 @@ def measured(run, number=TASKS):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tasks", type=int, default=TASKS)
     parser.add_argument("engines", nargs="*", default=["ray", "dask", "celery", "spark"])
     options = parser.parse_args()
     engines = {"ray": on_ray, "dask": on_dask, "celery": on_celery, "spark": on_spark}
@@ -135,25 +136,25 @@ def main():
             mlflow.set_tracking_uri(server.uri)
             try:
                 with engines[name]() as (own, ours):
-                    print(row(name, own, ours, options.rounds), flush=True)
+                    print(row(name, own, ours, options.rounds, options.tasks), flush=True)
             finally:
                 server.stop()
 
 
-def row(name, own, ours, rounds):
+def row(name, own, ours, rounds, tasks):
     driver, figures = Driver(Path()), ([], [])
     for number in range(rounds + 1):  # the first lets workers import what they need
         if own is None:
             own = plain_celery()
-        plain = measured(own)
-        traced = driver.run(lambda: measured(ours))
+        plain = measured(own, tasks)
+        traced = driver.run(lambda: measured(ours, tasks))
         if number:
             figures[0].append(plain)
             figures[1].append(traced)
     spans = sum(len(trace.data.spans) for trace in driver.traces())
     columns = [[statistics.median(each) for each in zip(*rows, strict=True)] for rows in figures]
     cells = [f"{before:.2f} → {after:.2f} ms" for before, after in zip(*columns, strict=True)]
-    return f"| {name} | {' | '.join(cells)} | {spans:,} of {(rounds + 1) * (1 + SPANS * TASKS):,} |"
+    return f"| {name} | {' | '.join(cells)} | {spans:,} of {(rounds + 1) * (1 + SPANS * tasks):,} |"
 
 
 def plain_celery():
