@@ -71,6 +71,13 @@ def test_a_task_is_part_of_the_trace_that_made_it(dspy_traces):
     assert dspy_traces.tree() == [bare("Runs", program_tree(), program_tree())]
 
 
+def test_once_more(dspy_traces):
+    """A function that is called again and again is pickled as it was at first, and runs in the trace of now."""
+    task = Carrying(Echo())
+    assert Runs(lambda _: elsewhere(pickle.loads(pickle.dumps(task.again()))))() == "why?"
+    assert dspy_traces.tree() == [bare("Runs", bare("Echo"))]
+
+
 def test_handed_on(dspy_traces):
     """An engine may pickle it again wherever it passes, and there need be no callback that travels."""
     with dspy.context(callbacks=[]):
@@ -274,6 +281,8 @@ def test_what_is_over_is_not_announced(dspy_traces):
 
     def looks(_):
         trace = mlflow_internals.tracer().current_span().trace
+        trace._announce_open()
+        trace._announce_open()  # once is enough
         announced.append(StillOpen(trace, list(trace.spans)))
 
     with continue_trace(Runs(lambda _: inject_headers())()):
