@@ -126,4 +126,4 @@ test-engines: $(VENV)/.engines
 			&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $${need#*:} > $(VENV)/engines.log 2>&1 \
 			|| { tail -n 40 $(VENV)/engines.log; exit 1; }; \
 	done
-	$(BIN)/python -m pytest tests/engines --timeout 280
+	$(BIN)/python -m pytest tests/engines -n 2 --dist loadfile --timeout 280
