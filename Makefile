@@ -1,5 +1,5 @@
 # demo, test, test-native, test-processes, test-faults, lint, security, fuzz, docs, site, bench, test-oldest, test-browser,
-# test-package, test-matrix, test-dashboard: each makes the virtual environment that it needs.
+# test-engines, test-package, test-matrix, test-dashboard: each makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -147,3 +147,15 @@ fuzz: $(VENV)/.dev
 	@$(call install,$(VENV),--group fuzz)
 	$(BIN)/python tests/fuzz/fuzz_otlp_reader.py -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz/fuzz_headers.py -max_total_time=$(FUZZ_SECONDS)
+
+$(VENV)/.engines: $(VENV)/.dev
+	@echo "Installing ray, dask, spark and celery into $(VENV) (a minute or two) ..."
+	@$(call install,$(VENV),--group engines)
+	@touch $@
+
+# Clusters of two workers on this machine: Ray, Dask, Celery over Redis, Spark over Java.
+.PHONY: test-engines
+test-engines: $(VENV)/.engines
+	@.ci/debian default-jre-headless java
+	@.ci/debian redis-server redis-server
+	$(BIN)/python -m pytest tests/engines -n 2 --dist loadfile --timeout 280

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import dspy
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from programs import Echo, Runs
 
 from dspy_mlflow_callbacks import continue_trace, inject_headers, run
 from dspy_mlflow_callbacks.config.strictness import NARROWING
+from dspy_mlflow_callbacks.distributed import attempts
 from dspy_mlflow_callbacks.distributed.baggage import MAX_BYTES, MAX_ENTRIES, PARTS
 from dspy_mlflow_callbacks.executor.options import PLACES
 from dspy_mlflow_callbacks.executor.results import MAX_ERRORS
@@ -109,3 +112,16 @@ def test_the_table_of_parts():
 def test_the_limits_are_those_of_the_code():
     """The page's numbers are the code's."""
     assert f"{MAX_BYTES:,} bytes and {MAX_ENTRIES} entries" in PAGE.text
+
+
+def test_the_engines_blocks():
+    """The blocks of the engines are whole; tests/engines runs what they show on clusters."""
+    blocks = [
+        PAGE.block("import ray\n"),
+        PAGE.block("client.register_plugin("),
+        PAGE.block("questions.mapInPandas("),
+        PAGE.block("trace_tasks(app)"),
+    ]
+    assert all(map(ast.parse, blocks))
+    assert f"`{attempts.ATTEMPT}` 2" in PAGE.text
+    assert f"`{attempts.RETRIED}`" in PAGE.text

@@ -56,21 +56,33 @@ class Carrying:
         self._attempt = attempt
         self._uri = internals.tracking_uri()
         self._settings = dspy_internals.carried_settings()
-        self._function = function
-        self._pickled: tuple[bytes, bytes] | None = None
+        self.function = function
+        self._pickled_function: bytes | None = None
+        self._pickled_settings: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"Carrying({self._function!r})"
+        return f"Carrying({self.function!r})"
+
+    def again(self) -> Carrying:
+        """Return the same function in the context of now; it is pickled once, as it was the first time."""
+        again = Carrying(self.function, self._attempt)
+        again._pickled_function = self._dumped()
+        return again
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._pickled is None:
+        if self._pickled_settings is None:
             settings = {name: _pickled(name, value) for name, value in self._settings.items()}
-            self._pickled = cloudpickle.dumps(self._function), cloudpickle.dumps(settings)
-        return Carried, (*self._pickled, self.headers, self._uri, self._attempt)
+            self._pickled_settings = cloudpickle.dumps(settings)
+        return Carried, (self._dumped(), self._pickled_settings, self.headers, self._uri, self._attempt)
+
+    def _dumped(self) -> bytes:
+        if self._pickled_function is None:
+            self._pickled_function = cloudpickle.dumps(self.function)
+        return self._pickled_function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function in the context."""
-        return run(self._function, _InWorker(self.headers, self._settings), args, kwargs)
+        return run(self.function, _InWorker(self.headers, self._settings), args, kwargs)
 
 
 class Carried:

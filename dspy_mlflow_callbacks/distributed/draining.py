@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, Exporter
 from dspy_mlflow_callbacks.stats import WarnOnce
 
-_TIMEOUT_S = 10.0
-_RESTS_S = 60.0
-
 
 class Drain:
-    """Waits until what has ended in this process is stored, and for a store that is away only now and then.
+    """Waits until what has ended in this process is stored, and hardly for a store that is away.
 
     Args:
         timeout_s: The most seconds that a task is held up.
-        rests_s: For how many seconds no task is held up any more by a store that did not take traces in time.
-        exporter: Delivers them.
+        away_s: The most seconds while the store has not yet taken what it was given before.
+        exporter: Delivers it.
     """
 
-    def __init__(self, timeout_s: float = _TIMEOUT_S, rests_s: float = _RESTS_S, exporter: Exporter = EXPORTER) -> None:
+    def __init__(self, timeout_s: float = 10.0, away_s: float = 0.25, exporter: Exporter = EXPORTER) -> None:
         self.timeout_s = timeout_s
-        self.rests_s = rests_s
+        self.away_s = away_s
         self._exporter = exporter
-        self._lock = threading.Lock()
         self._warn = WarnOnce()
-        self._next = 0.0
+        self._is_away = False
 
     def __call__(self) -> bool:
         """Wait; return whether all is stored."""
-        if time.monotonic() < self._next:
-            return False
-        end = time.monotonic() + self.timeout_s
-        if self._exporter.flush(self.timeout_s) and internals.exported(end - time.monotonic()):
-            return True
-        self._next = time.monotonic() + self.rests_s
-        said = f"Traces of a task are not stored after {self.timeout_s:g} s; those that follow do not wait for it."
-        self._warn("away", said)
-        return False
+        timeout_s = self.away_s if self._is_away else self.timeout_s
+        end = time.monotonic() + timeout_s
+        is_stored = self._exporter.flush(timeout_s) and internals.exported(end - time.monotonic())
+        self._is_away = not is_stored
+        if self._is_away:
+            said = f"Traces of a task are not stored after {self.timeout_s:g} s; those that follow hardly wait for it."
+            self._warn("away", said)
+        return is_stored
 
 
 DRAIN = Drain()

@@ -1,0 +1,45 @@
+"""Clusters on this machine; the tests here run only where this folder is named: `make test-engines`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [folder for folder in (str(HERE), str(HERE.parent)) if folder not in sys.path]
+# Workers find the tests' programs by it.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+os.environ["PYTHONWARNINGS"] = "ignore"
+os.environ["PYSPARK_PYTHON"] = sys.executable
+
+import mlflow
+import pytest
+from drivers import Driver
+from named_folders import is_named
+from tracking_server import TrackingServer
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave this folder out where it is not named: it needs the engines, and minutes."""
+    return None if is_named(HERE, config) else True
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Run a tracking server for all tests of the session."""
+    server = TrackingServer(tmp_path_factory.mktemp("server")).start()
+    os.environ["MLFLOW_TRACKING_URI"] = server.uri
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def driver(server, tmp_path):
+    """Return what runs programs as the driver of an engine, and looks for their traces."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server.uri)
+    mlflow.tracing.reset()
+    yield Driver(tmp_path)
+    mlflow.flush_trace_async_logging()
+    mlflow.set_tracking_uri(before)

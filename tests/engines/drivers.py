@@ -1,0 +1,150 @@
+"""Drivers of engines: they run tasks in a trace, and look for all of them in the store."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+
+import dspy
+import mlflow
+import pytest
+from program_of_tasks import LM, SPANS
+from programs import Runs
+
+from dspy_mlflow_callbacks import MlflowCallback, flush
+
+TASKS = 200
+
+
+class Driver:
+    """Runs a function in a trace of its own.
+
+    Args:
+        folder: What a task that dies waits for is there.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.experiment_id = mlflow.set_experiment(uuid.uuid4().hex).experiment_id
+
+    def run(self, function, **options):
+        """Run it below a span, and return what it returns."""
+        with dspy.context(lm=LM, callbacks=[MlflowCallback(**options)]):
+            result = Runs(lambda _: function())()
+            assert flush(60)
+        return result
+
+    def traces(self):
+        return mlflow.MlflowClient().search_traces(locations=[self.experiment_id])
+
+    def check(self, tasks, *, spans=None, errors=0):
+        """Check that there is one trace, of so many tasks, with each span under its parent as in a sequential run."""
+        (trace,) = self.traces()
+        found = below(trace)
+        assert not any(above == "an orphan" for above, _ in found), found
+        assert sum(found.values()) == (1 + SPANS * tasks if spans is None else spans), found
+        assert found[None, "Runs"] == 1
+        assert found["Runs", "Answers"] == tasks
+        if spans is None:
+            assert found == in_sequence(tasks)
+        assert trace.info.state == "OK"
+        failed = [span for span in trace.data.spans if span.name == "Answers" and span.status.status_code == "ERROR"]
+        assert len(failed) == errors
+        return trace
+
+    def check_sampling(self, tasks_of, *, roots=8, tasks=25):
+        """Check that of traces of which half are sampled each is there with all its tasks, or not at all.
+
+        Args:
+            tasks_of: Runs as many tasks as it is given questions.
+            roots: How many traces there are.
+            tasks: How many tasks each has.
+        """
+        for _ in range(roots):
+            self.run(lambda: tasks_of(questions(tasks)), sampling_ratio=0.5)
+        traces = self.traces()
+        assert all(below(trace) == in_sequence(tasks) for trace in traces)
+        assert len(traces) < roots or roots == len({trace.info.trace_id for trace in traces})
+
+    def check_erring(self, tasks_of, error, attempts=1):
+        """Check that a task that raises is part of the trace like the others, up to where it raised.
+
+        Args:
+            tasks_of: Runs as many tasks as it is given questions.
+            error: What the engine raises.
+            attempts: How often the engine tries.
+        """
+
+        def run():
+            tasks_of(questions(TASKS - 1))
+            with pytest.raises(error, match="fails at once"):
+                tasks_of(["fails at once"])
+
+        self.run(run)
+        calls = TASKS - 1 + attempts
+        self.check(calls, spans=1 + SPANS * calls - 4 * attempts, errors=attempts)
+
+    def check_death(self, tasks_of):
+        """Check what a trace says of a task whose worker died in the middle of it.
+
+        Args:
+            tasks_of: Runs as many tasks as it is given questions.
+        """
+        asked = [self.dying(), *questions(20)]
+        assert len(self.run(lambda: tasks_of(asked))) == len(asked)
+        self.check_second_attempt(len(asked))
+
+    def dying(self):
+        """Return the question whose task dies once, when its first predictor is stored."""
+        (self.folder / "tasks").mkdir()
+        threading.Thread(target=self._let_die, daemon=True).start()
+        return f"dies in {self.folder / 'tasks'}"
+
+    def _let_die(self):
+        end = time.monotonic() + 100
+        while time.monotonic() < end:
+            if any(set_of_dead(trace) >= {"Answers.first"} for trace in self.traces()):
+                break
+            time.sleep(0.2)
+        (self.folder / "tasks" / "is stored").touch()
+
+    def check_second_attempt(self, tasks):
+        """Check that the trace has a task that was begun twice, and what was stored of the first attempt."""
+        (trace,) = self.traces()
+        found = below(trace)
+        assert not any(above == "an orphan" for above, _ in found), found
+        calls = [span for span in trace.data.spans if span.name == "Answers"]
+        assert Counter(span.get_attribute("dspy.attempt") for span in calls) == {None: tasks, 2: 1}
+        (dead,) = [span for span in calls if span.status.status_code == "ERROR"]
+        assert dead.get_attribute("dspy.attempt") is None
+        assert "Answers.first" in set_of_dead(trace)
+        assert found["Answers.second", "ChatAdapter.parse"] == tasks
+        assert trace.info.tags["dspy.retried"] == "true"
+
+
+def set_of_dead(trace):
+    """Return the names of the spans below those of tasks that have not ended."""
+    dead = {span.span_id for span in trace.data.spans if span.name == "Answers" and span.status.status_code == "ERROR"}
+    return {span.name for span in trace.data.spans if span.parent_id in dead}
+
+
+def below(trace):
+    """Return how many spans of each name there are below each name."""
+    names = {span.span_id: span.name for span in trace.data.spans}
+    names[None] = None
+    return Counter((names.get(span.parent_id, "an orphan"), span.name) for span in trace.data.spans)
+
+
+def in_sequence(tasks):
+    """Return what `below` returns of a sequential run."""
+    lm = LM.model
+    predictors = [f"Answers.{name}" for name in ("first", "second")]
+    steps = [(each, step) for each in predictors for step in ("ChatAdapter.format", lm, "ChatAdapter.parse")]
+    once = [("Runs", "Answers"), ("Answers", "Answers.between"), *[("Answers", each) for each in predictors], *steps]
+    return Counter({(None, "Runs"): 1, **dict.fromkeys(once, tasks)})
+
+
+def questions(number=TASKS):
+    return [f"question {each}" for each in range(number)]
