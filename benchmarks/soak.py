@@ -1,9 +1,9 @@
 """A long load with a faulty server between: `python benchmarks/soak.py`, 15 minutes, by hand.
 
 Threads call a program whose traces go to a real `mlflow server` through a proxy that answers 503 or 429, resets
-connections, dawdles, and hides the server for seconds at a time, all by a seeded draw. In the end every executed call
-must be a stored trace or one that was counted as lost, and memory must be flat. The exit status says whether it is so,
-and a Markdown table what was measured.
+connections, dawdles, and hides the server for seconds at a time, all by a seeded draw. In the end the proxy hands on all,
+and what waits in the spool is delivered; then every executed call must be a stored trace or one that was counted as
+lost, and memory must be flat. The exit status says whether it is so, and a Markdown table what was measured.
 """
 
 from __future__ import annotations
@@ -146,6 +146,13 @@ def soak(options, uri):
     return executed, callback, before
 
 
+def deliver_spool(folder):
+    from dspy_mlflow_callbacks.export.spool.settings import SpoolSettings
+    from dspy_mlflow_callbacks.export.spool_flush import flush
+
+    flush(SpoolSettings(folder=folder))
+
+
 def stored_traces(folder):
     import sqlite3
     from contextlib import closing
@@ -160,17 +167,20 @@ def main():
     logging.getLogger("aiohttp").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as target:
         os.environ["DSPY_CACHEDIR"] = folder
+        os.environ["DSPY_MLFLOW_SPOOL_DIR"] = f"{folder}/spool"
         with proxied(target, options.seed) as (proxy, uri):
             executed, callback, before = soak(options, uri)
             proxy.mend()
             flushed = callback.flush(options.flush)
             after, stats = resident_bytes(), callback.stats()
+            deliver_spool(f"{folder}/spool")
         stored = stored_traces(Path(folder))
     grown = (after - before) / 1e6
     faults = ", ".join(f"{count:,} {name}" for name, count in proxy.counts.items())
     rows = [
         ("calls executed", f"{executed:,}"),
         ("traces stored", f"{stored:,}"),
+        ("of them by way of the spool", f"{stats.spooled:,}"),
         ("counted as lost", f"{stats.lost:,}"),
         ("failed, open, queued at last", f"{stats.failed}, {stats.open}, {stats.queued}"),
         ("memory grown after the first tenth, MB", f"{grown:.1f}"),
