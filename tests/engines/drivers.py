@@ -62,11 +62,19 @@ class Driver:
             roots: How many traces there are.
             tasks: How many tasks each has.
         """
+        sampled = []
+
+        def root():
+            span = mlflow.get_current_active_span()
+            if span is not None:
+                sampled.append(span.trace_id)
+            tasks_of(questions(tasks))
+
         for _ in range(roots):
-            self.run(lambda: tasks_of(questions(tasks)), sampling_ratio=0.5)
+            self.run(root, sampling_ratio=0.5)
         traces = self.traces()
+        assert {trace.info.trace_id for trace in traces} == set(sampled)
         assert all(below(trace) == in_sequence(tasks) for trace in traces)
-        assert len(traces) < roots or roots == len({trace.info.trace_id for trace in traces})
 
     def check_erring(self, tasks_of, error, attempts=1):
         """Check that a task that raises is part of the trace like the others, up to where it raised.
