@@ -109,6 +109,7 @@ def test_what_an_answer_means(httpserver, status, answer, error, is_whole):
     assert (getattr(failed.value, "is_for_all", False) or getattr(failed.value, "may_be_the_batch", False)) is is_whole
     assert len(httpserver.log) == 1
     assert "pw" not in str(failed.value)
+    assert not str(failed.value).endswith(":")
 
 
 def test_a_server_that_is_not_there_is_waited_for():

@@ -193,7 +193,7 @@ def ask(uri: str, endpoint: str, method: str, **request: Any) -> Any:
     except MlflowException as error:
         raise ServerError(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
     if not response.ok:
-        reason = f"{endpoint} answered {response.status_code}: {response.text}"
+        reason = f"{endpoint} answered {response.status_code}: {response.text}".rstrip(": ")  # where it says nothing
         raise ServerError(response.status_code, reason, _retry_after(response.headers.get("Retry-After")))
     return response
 
