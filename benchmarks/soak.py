@@ -1,8 +1,8 @@
 """A long load with a faulty server between: `python benchmarks/soak.py`, 15 minutes, by hand.
 
 Threads call a program whose traces go to a real `mlflow server` through a proxy that answers 503 or 429, resets
-connections, dawdles, and hides the server for seconds at a time, all by a seeded draw. In the end the proxy hands on all,
-and what waits in the spool is delivered; then every executed call must be a stored trace or one that was counted as
+connections, dawdles, and hides the server for seconds at a time, all by a seeded draw. In the end the proxy hands all
+on, and what waits in the spool is delivered; then every executed call must be a stored trace or one that was counted as
 lost, and memory must be flat. The exit status says whether it is so, and a Markdown table what was measured.
 """
 

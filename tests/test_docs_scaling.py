@@ -125,3 +125,16 @@ def test_the_engines_blocks():
     assert all(map(ast.parse, blocks))
     assert f"`{attempts.ATTEMPT}` 2" in PAGE.text
     assert f"`{attempts.RETRIED}`" in PAGE.text
+
+
+def test_a_thousand_a_second(dspy_traces):
+    """The block's callback traces, keeps what failed, and has the numbers that the text reckons with."""
+    callback = PAGE.run("max_queue_traces=50_000", dspy=dspy)["callback"]
+    with pytest.raises(ValueError, match="no"):
+        Runs(fail)()
+    assert dspy_traces.one().info.state == "ERROR"
+    assert callback.config.max_spool_bytes // 9_000 == 1_111_111
+
+
+def fail(_):
+    raise ValueError("no")
