@@ -117,7 +117,7 @@ def proxied(target, seed):
 
 
 def soak(options, uri):
-    """Make the calls; returns what was executed, the callback and memory in MB, first and last."""
+    """Make the calls; returns what was executed, the callback and memory in bytes after each tenth."""
     import dspy
     import mlflow
     from program import offline_lm
@@ -139,11 +139,12 @@ def soak(options, uri):
         time.sleep(pause if options.spread else 0)
         return 1
 
+    executed, memory = 0, []
     with ThreadPoolExecutor(options.threads) as pool:
-        executed = sum(pool.map(call, range(first)))
-        before = resident_bytes()
-        executed += sum(pool.map(call, range(first, options.calls)))
-    return executed, callback, before
+        for begun in range(0, options.calls, first):
+            executed += sum(pool.map(call, range(begun, min(begun + first, options.calls))))
+            memory.append(resident_bytes())
+    return executed, callback, memory
 
 
 def deliver_spool(folder):
@@ -169,13 +170,13 @@ def main():
         os.environ["DSPY_CACHEDIR"] = folder
         os.environ["DSPY_MLFLOW_SPOOL_DIR"] = f"{folder}/spool"
         with proxied(target, options.seed) as (proxy, uri):
-            executed, callback, before = soak(options, uri)
+            executed, callback, memory = soak(options, uri)
             proxy.mend()
             flushed = callback.flush(options.flush)
             after, stats = resident_bytes(), callback.stats()
             deliver_spool(f"{folder}/spool")
         stored = stored_traces(Path(folder))
-    grown = (after - before) / 1e6
+    grown = (after - memory[0]) / 1e6
     faults = ", ".join(f"{count:,} {name}" for name, count in proxy.counts.items())
     rows = [
         ("calls executed", f"{executed:,}"),
@@ -183,6 +184,7 @@ def main():
         ("of them by way of the spool", f"{stats.spooled:,}"),
         ("counted as lost", f"{stats.lost:,}"),
         ("failed, open, queued at last", f"{stats.failed}, {stats.open}, {stats.queued}"),
+        ("memory after each tenth, and at last, MB", ", ".join(f"{each / 1e6:.0f}" for each in (*memory, after))),
         ("memory grown after the first tenth, MB", f"{grown:.1f}"),
         ("requests", faults),
     ]

@@ -24,6 +24,7 @@ import pytest
 from cli_store import cli_traces, run_cli  # noqa: F401  (fixtures)
 from dspy.dsp.utils.settings import thread_local_overrides
 from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.tracking import fluent
 from offline_lm import OfflineLM
 from openai_server import OpenAIServer
 from otlp_collector import Collector
@@ -50,7 +51,7 @@ def pytest_addoption(parser):
 
 # What is said of the recorded engine alone, of what it delivers with, and of the defaults: on the native one there is
 # nothing to see.
-_OF_THE_DEFAULT_ENGINE = ("test_recorded_", "test_export_", "test_docs_", "test_examples")
+_OF_THE_DEFAULT_ENGINE = ("test_recorded_", "test_export_", "test_docs_")
 
 
 # What says nothing of engines: where both engines serve, it is run once. The oldest versions have the native one alone.
@@ -155,10 +156,11 @@ def warned(request):
 def _settings():
     """Put DSPy's settings and our logger's level back after each test, and keep answers out of the next one's cache."""
     dspy.cache.reset_memory_cache()
-    level = logger.level
+    level, experiment = logger.level, fluent._active_experiment_id
     with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
         yield
     logger.setLevel(level)
+    fluent._active_experiment_id = experiment
     InMemoryTraceManager.get_instance()._traces.clear()  # what a test of lost traces has left there
     if mlflow.get_active_model_id() is not None:
         mlflow.clear_active_model()  # a loaded one: MLflow writes it to each later trace

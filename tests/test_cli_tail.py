@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -71,7 +72,15 @@ def test_ctrl_c_ends_it_well(dspy_traces, tmp_path):
     """An interrupt ends it with status 0."""
     command = [sys.executable, "-m", "dspy_mlflow_callbacks", "tail", "--experiment", dspy_traces.experiment_id]
     options = ["--tracking-uri", mlflow.get_tracking_uri(), "--interval", "0.05"]
-    with subprocess.Popen([*command, *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    # Jobs in the background of a shell that runs a script are begun deaf to Ctrl-C.
+    hears = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [*command, *options],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears,  # noqa: PLW1509  (it takes no lock)
+    ) as process:
         assert process.stdout.readline().startswith("trace ")
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0

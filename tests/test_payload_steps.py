@@ -101,7 +101,7 @@ def test_what_steps_change(dspy_traces):
     assert (info.tags["team"], info.trace_metadata["run"], info.request_preview) == ("A", "B", "P")
 
 
-def test_trace_that_mlflow_has_forgotten():
+def test_trace_that_mlflow_has_forgotten(dspy_traces):
     """Where MLflow has dropped a trace meanwhile, the steps see the span all the same, and the program goes on."""
     seen = []
 

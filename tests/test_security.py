@@ -29,6 +29,11 @@ MAY = {
         "cloudpickle.loads",
     ): "a program that is saved whole is a pickle of DSPy's or "
     "MLflow's, loaded only where the user says allow_pickle or loads a model",
+    (
+        "distributed/carrying.py",
+        "cloudpickle.loads",
+    ): "a task's function, which the engine hands to its own workers as a pickle in any case",
+    ("executor/remote.py", "pickle.loads"): "what this process pickled in the same line, to see whether it can be read",
 }
 
 
