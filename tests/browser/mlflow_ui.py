@@ -110,6 +110,16 @@ class MlflowUI:
         self._open(f"models/{model_id}/traces")
         return self.page.get_by_role("main")
 
+    def open_run(self, run_id: str) -> Locator:
+        """Open the traces of a run."""
+        self._open(f"runs/{run_id}/traces")
+        return self.page.get_by_role("main")
+
+    def open_session(self, session: str) -> Locator:
+        """Open a session: its traces, one a turn."""
+        self._open(f"chat-sessions/{session}")
+        return self.page.get_by_role("main")
+
     @property
     def rows(self) -> Locator:
         """The rows of the list of traces."""

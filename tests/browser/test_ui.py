@@ -27,7 +27,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from programs import Program, answering
 
-from dspy_mlflow_callbacks import MlflowCallback, attach, log_model
+from dspy_mlflow_callbacks import MlflowCallback, attach, log_model, trace_context
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "images" / "trace.png"
@@ -273,6 +273,58 @@ def test_the_usage_charts_fill(ui, dspy_traces):
         "Cost Over Time $0.00108 Total Cost",
     ):
         expect(charts).to_contain_text(shown, use_inner_text=True)
+
+
+def test_the_latency_chart_fills(ui, dspy_traces):
+    """The overview's chart of latency shows how long the traces took."""
+    run_agent()
+    charts = ui.open_charts("usage")
+    taken = f"{dspy_traces.one().info.execution_duration:.2f}ms"
+    expect(charts).to_contain_text(f"Latency {taken} p50p90p99", use_inner_text=True)
+
+
+def rate(example, prediction, trace=None):
+    """Return a score with its reason."""
+    return dspy.Prediction(score=0.5, feedback="well said")
+
+
+def test_what_a_metric_says_is_feedback(ui, dspy_traces):
+    """An evaluation's score is in the charts of quality, and on its example's trace with the metric's words."""
+    evaluate = dspy.Evaluate(devset=[dspy.Example(question="why?").with_inputs("question")], metric=rate)
+    with dspy.context(lm=answering()):
+        evaluate(Program(), display_progress=False)
+    expect(ui.open_charts("quality")).to_contain_text("rate 1 0.50", use_inner_text=True)
+    (example,) = [trace for trace in dspy_traces.all() if trace.info.assessments]
+    ui.open_trace(example)
+    ui.dialog.get_by_role("button", name="Assess").click()
+    expect(ui.dialog).to_contain_text("Feedback (1) Add feedback rate 0.5", use_inner_text=True)
+    ui.dialog.locator('[data-component-id="shared.model-trace-explorer.toggle-assessment-expanded"]').click()
+    expect(ui.dialog).to_contain_text("well said")
+
+
+def test_a_session_shows_its_turns(ui, dspy_traces):
+    """The page of a session has a turn for each trace, in order, and the list names the session."""
+    with dspy.context(lm=answering()), trace_context(session_id="chat-of-ada"):
+        for question in ("why?", "and then?"):
+            Program()(question=question)
+    session = ui.open_session("chat-of-ada")
+    for turn in ("Turn 1 Inputs question why?", "Turn 2 Inputs question and then?"):
+        expect(session).to_contain_text(turn, use_inner_text=True)
+    ui.open_list()
+    for row in ui.rows.all():
+        expect(row).to_contain_text("chat-of-ada")
+
+
+def test_a_run_shows_its_traces(ui, dspy_traces):
+    """The page of a run lists the traces that were made in it, and no others."""
+    with dspy.context(lm=answering()):
+        with mlflow.start_run() as run:
+            Program()(question="in the run")
+        Program()(question="after it")
+    page = ui.open_run(run.info.run_id)
+    for shown in ("1 of 1", '{ "question": "in the run" }'):
+        expect(page).to_contain_text(shown, use_inner_text=True)
+    expect(page).not_to_contain_text("after it")
 
 
 def test_the_tool_charts_fill(ui, dspy_traces):
