@@ -115,10 +115,10 @@ $(VENV)/.dashboard: $(VENV)/.dev
 	@$(call install,$(VENV),--group dashboard)
 	@touch $@
 
-# The example's service, scraped by a real Prometheus. Not in .ci/run: it needs the commands prometheus and promtool.
+# The example's service, scraped by a real Prometheus. Not in .ci/run: it needs the commands prometheus and promtool, from Debian's packages.
 .PHONY: test-dashboard
 test-dashboard: $(VENV)/.dashboard
-	@command -v promtool > /dev/null || { echo "These tests need prometheus: on Debian, apt-get install prometheus."; exit 1; }
+	@.ci/debian prometheus promtool
 	$(BIN)/python -m pytest tests/dashboard --timeout 300
 
 # Pythons, and the lowest and newest versions of dspy and mlflow, each in an environment of its own with the built wheel: a quarter of
