@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from types import SimpleNamespace
 
 import click
 import dspy
@@ -103,7 +104,9 @@ def test_traces_are_followed(traced, run_block, monkeypatch):
         raise KeyboardInterrupt
 
     called = []
-    monkeypatch.setattr("dspy_mlflow_callbacks.cli.tailing.time.sleep", sleep)
+    monkeypatch.setattr(
+        "dspy_mlflow_callbacks.cli.tailing.time", SimpleNamespace(sleep=sleep)
+    )  # other threads sleep too
     assert " Echo " in run_block(PAGE.script("dspy-mlflow tail"))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import json
 import re
+import sqlite3
+from contextlib import closing
 
 import attrs
 import dspy
@@ -285,6 +287,19 @@ def test_a_store_without_tables_is_read_by_mlflow(cli_traces, cli_report, monkey
 HOURS = {"by hour": (range(3), 3), "by day": (range(24 * 10), 10), "by weeks": (range(0, 24 * 700, 24), 88)}
 
 
+def test_texts_of_spans_are_those_of_an_sql_store(dspy_traces):
+    """A tracking server has none, and what a store has moved away is left out."""
+    with dspy.context(lm=OfflineLM()):
+        Program()(question="why?")
+    (trace,) = dspy_traces.all()
+    ids, uri = [trace.info.trace_id], mlflow.get_tracking_uri()
+    assert plain_spans.internals.span_texts("http://127.0.0.1:9", ids) is None
+    assert len(plain_spans.internals.span_texts(uri, ids)[ids[0]]) == len(trace.data.spans)
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE spans SET content = '' WHERE trace_id = ?", ids)
+    assert plain_spans.internals.span_texts(uri, ids) == {}
+
+
 @pytest.mark.parametrize(("hours", "bars"), HOURS.values(), ids=HOURS)
 def test_time_is_cut_as_it_fits(hours, bars):
     """Three days are shown by hour, three months by day, years by as many days as fit."""
@@ -292,6 +307,15 @@ def test_time_is_cut_as_it_fits(hours, bars):
     assert len(calls.labels) == pytest.approx(bars, abs=1)
     assert sum(calls.series["fine"]) == len(hours)
     assert len(set(calls.labels)) == len(calls.labels)
+
+
+def test_what_was_spent_is_drawn_over_time():
+    """Tokens and cost have charts of their own, where there are any."""
+    charts = parts.over_time({0: Sum(calls=1, input_tokens=3, cost=0.1), 1: Sum(calls=1, output_tokens=2)})
+    assert [(chart.title, list(chart.series.values())) for chart in charts][1:] == [
+        ("Tokens", [[3, 0], [0, 2]]),
+        ("Cost", [[0.1, 0.0]]),
+    ]
 
 
 def test_numbers_have_units():

@@ -86,12 +86,8 @@ def write_feedback(uri: str, feedback: Sequence[Feedback]) -> None:
         MlflowException: if the store fails, or, once the rest is written, if a trace is gone.
     """
     store = client_of(uri).store
-    if not hasattr(store, "ManagedSessionMaker"):  # in memory
-        _write_one_by_one(store, feedback)
-        return
-    from dspy_mlflow_callbacks.mlflow_internals import sql_rows  # noqa: PLC0415  (the store has imported what it takes a second to)
-
-    if sql_rows.keeps_sums():
+    sql_rows = _rows_of(store)
+    if sql_rows is None:
         _write_one_by_one(store, feedback)
         return
     with store.ManagedSessionMaker(read_only=False) as session:
@@ -103,6 +99,15 @@ def write_feedback(uri: str, feedback: Sequence[Feedback]) -> None:
     if gone is not None:
         message = f"there is no trace {gone}"
         raise MlflowException(message, RESOURCE_DOES_NOT_EXIST)
+
+
+def _rows_of(store: Any) -> Any:
+    """Return what makes rows for a store; None where MLflow has to write: in memory, or where the store keeps sums."""
+    if not hasattr(store, "ManagedSessionMaker"):
+        return None
+    from dspy_mlflow_callbacks.mlflow_internals import sql_rows  # noqa: PLC0415  (the store has imported what it takes)
+
+    return None if sql_rows.keeps_sums() else sql_rows
 
 
 def _write_one_by_one(store: Any, feedback: Sequence[Feedback]) -> None:
