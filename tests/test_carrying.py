@@ -256,6 +256,7 @@ def waits(_):
     GOES_ON.wait(60)
 
 
+@pytest.mark.engine("recorded")  # the native one stores what has ended alone
 def test_what_a_dying_worker_leaves(dspy_traces):
     """While a task runs, what has ended is stored, and what is open as not ended; when it ends, as what it became."""
     GOES_ON.clear()
@@ -275,6 +276,7 @@ def test_what_a_dying_worker_leaves(dspy_traces):
     assert dspy_traces.tree() == [bare("Runs", bare("Runs", bare("Echo")))]
 
 
+@pytest.mark.engine("recorded")  # the native one stores what has ended alone
 def test_what_is_over_is_not_announced(dspy_traces):
     """A task that has ended when its open spans are to be stored has none."""
     announced = []
