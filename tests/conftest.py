@@ -157,10 +157,13 @@ def _settings():
     """Put DSPy's settings and our logger's level back after each test, and keep answers out of the next one's cache."""
     dspy.cache.reset_memory_cache()
     level, experiment = logger.level, fluent._active_experiment_id
+    variables = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     with dspy_internals.restored_settings(lm=None, adapter=None, callbacks=[]):
         yield
     logger.setLevel(level)
     fluent._active_experiment_id = experiment
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # `set_experiment` sets it
+    os.environ.update(variables)
     InMemoryTraceManager.get_instance()._traces.clear()  # what a test of lost traces has left there
     if mlflow.get_active_model_id() is not None:
         mlflow.clear_active_model()  # a loaded one: MLflow writes it to each later trace

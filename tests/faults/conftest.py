@@ -29,18 +29,18 @@ def postgres():
 
 
 @pytest.fixture(scope="module")
-def database(request):
+def kind_of_database(request):
     """Return the kind of database that a tracking server has: SQLite, unless the tests are parametrized with others."""
     return getattr(request, "param", "sqlite")
 
 
 @pytest.fixture(scope="module")
-def new_server(database, tmp_path_factory, request):
+def new_server(kind_of_database, tmp_path_factory, request):
     """Return a function that makes a tracking server that does not run yet, with a database of its own."""
 
     def new_server():
         folder = tmp_path_factory.mktemp("server")
-        if database == "sqlite":
+        if kind_of_database == "sqlite":
             return TrackingServer(folder)
         return TrackingServer(folder, request.getfixturevalue("postgres").create_store(folder.name))
 

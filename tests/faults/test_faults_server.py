@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.warns,
     pytest.mark.usefixtures("as_it_was"),
     pytest.mark.timeout(250),
-    pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True, scope="module"),
+    pytest.mark.parametrize("kind_of_database", ["sqlite", "postgresql"], indirect=True, scope="module"),
 ]
 
 

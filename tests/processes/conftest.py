@@ -23,7 +23,8 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.set_experiment("processes").experiment_id)
+    # Not `set_experiment`, which sets the variable too, and for good.
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("processes"))
     yield uri
     mlflow.set_tracking_uri(before)
 
