@@ -23,6 +23,7 @@ import mlflow
 import pytest
 from cli_store import cli_traces, run_cli  # noqa: F401  (fixtures)
 from dspy.dsp.utils.settings import thread_local_overrides
+from mlflow.tracing.processor import base_mlflow
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.tracking import fluent
 from offline_lm import OfflineLM
@@ -165,8 +166,17 @@ def _settings():
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # `set_experiment` sets it
     os.environ.update(variables)
     InMemoryTraceManager.get_instance()._traces.clear()  # what a test of lost traces has left there
+    _end_threads_of_exporters()
     if mlflow.get_active_model_id() is not None:
         mlflow.clear_active_model()  # a loaded one: MLflow writes it to each later trace
+
+
+def _end_threads_of_exporters():
+    """End the threads that MLflow stores traces with, where a test had any: a later flush waits a second for each."""
+    for processor in list(getattr(base_mlflow, "_batch_processor_registry", ())):
+        queue = getattr(processor.span_exporter, "_async_queue", None)
+        if queue is not None and queue.is_active():
+            queue.flush(terminate=True)
 
 
 @pytest.fixture
