@@ -45,7 +45,9 @@ def found(uri, experiment):
 def spans_of(trace):
     spans = [span.to_dict() for span in trace.data.spans]
     for span in spans:
-        span["attributes"] = {key: json.loads(value) for key, value in span["attributes"].items()}
+        attributes = {key: json.loads(value) for key, value in span["attributes"].items()}
+        # A root that goes by OTLP carries the trace's tags; it may have done so before.
+        span["attributes"] = {key: value for key, value in attributes.items() if not key.startswith("mlflow.traceTag.")}
     return sorted(spans, key=lambda span: span["span_id"])
 
 

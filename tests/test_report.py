@@ -287,7 +287,7 @@ def test_a_store_without_tables_is_read_by_mlflow(cli_traces, cli_report, monkey
 HOURS = {"by hour": (range(3), 3), "by day": (range(24 * 10), 10), "by weeks": (range(0, 24 * 700, 24), 88)}
 
 
-def test_texts_of_spans_are_those_of_an_sql_store(dspy_traces):
+def test_texts_of_spans_are_those_of_an_sql_store(dspy_traces, tmp_path):
     """A tracking server has none, and what a store has moved away is left out."""
     with dspy.context(lm=OfflineLM()):
         Program()(question="why?")
@@ -295,9 +295,12 @@ def test_texts_of_spans_are_those_of_an_sql_store(dspy_traces):
     ids, uri = [trace.info.trace_id], mlflow.get_tracking_uri()
     assert plain_spans.internals.span_texts("http://127.0.0.1:9", ids) is None
     assert len(plain_spans.internals.span_texts(uri, ids)[ids[0]]) == len(trace.data.spans)
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, database:
-        database.execute("UPDATE spans SET content = '' WHERE trace_id = ?", ids)
-    assert plain_spans.internals.span_texts(uri, ids) == {}
+    copy = tmp_path / "copy.db"  # other tests have the store too
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, closing(sqlite3.connect(copy)) as copied:
+        database.backup(copied)
+        copied.execute("UPDATE spans SET content = '' WHERE trace_id = ?", ids)
+        copied.commit()
+    assert plain_spans.internals.span_texts(f"sqlite:///{copy}", ids) == {}
 
 
 @pytest.mark.parametrize(("hours", "bars"), HOURS.values(), ids=HOURS)
