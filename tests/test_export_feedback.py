@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dspy
 import mlflow
 import pytest
 from ended import EndedTrace, spans_of_a_trace, wait_until
 from mlflow.tracing.client import TracingClient
+from programs import Echo
 
+from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks import mlflow_internals as internals
 from dspy_mlflow_callbacks.export import feedback as delivery
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
@@ -158,3 +161,12 @@ def test_a_server_that_is_away(httpserver):
     httpserver.expect_request(path).respond_with_data("later", status=503)
     with pytest.raises(StoreAwayError, match="later"):
         deliver(batch_of(trace))
+
+
+def test_a_store_in_memory_gets_it_one_by_one(memory_traces):
+    """Where there are no rows MLflow's store writes each."""
+    with dspy.context(callbacks=[MlflowCallback()]):
+        Echo()()
+    (trace,) = memory_traces.all()
+    internals.write_feedback(mlflow.get_tracking_uri(), [feedback_on(trace.info.trace_id)])
+    assert [each.value for each in memory_traces.one().info.assessments] == [True]
