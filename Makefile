@@ -31,9 +31,13 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@$(call install,$(VENV),--editable . --group dev)
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.dev
-	@$(call install,$(VENV),--group bench)
+# What a heavier target needs beside that: a group of pyproject.toml by the same name.
+$(VENV)/.%: $(VENV)/.dev
+	@echo "Installing what $* needs into $(VENV) ..."
+	@$(call install,$(VENV),--group $*)
 	@touch $@
+
+$(VENV)/.browser: $(VENV)/.docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
@@ -51,10 +55,6 @@ test-native: $(VENV)/.dev
 # What needs fresh interpreters and servers.
 test-processes: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/processes -n 2 --dist loadfile --timeout 300
-
-$(VENV)/.faults: $(VENV)/.dev
-	@$(call install,$(VENV),--group faults)
-	@touch $@
 
 # Servers that fail, programs that are killed, disks that take no more.
 .PHONY: test-faults
@@ -82,10 +82,6 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/generate_configuration.py
 	$(BIN)/python docs/generate_examples.py
 
-$(VENV)/.docs: $(VENV)/.dev
-	@$(call install,$(VENV),--group docs)
-	@touch $@
-
 # The documentation as a site in site/: no link may be broken, and no page may ask the network for anything.
 .PHONY: site
 site: $(VENV)/.docs
@@ -102,18 +98,10 @@ test-oldest:
 	@$(call install,$(OLDEST),--editable . --group tests --constraint tests/oldest.txt)
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --engine native
 
-$(VENV)/.package: $(VENV)/.dev
-	@$(call install,$(VENV),--group package)
-	@touch $@
-
 # What a release holds: sdist and wheel, their metadata, and what mypy and pyright see of them in a user's project.
 .PHONY: test-package
 test-package: $(VENV)/.package
 	$(BIN)/python -m pytest tests/package --timeout 300
-
-$(VENV)/.dashboard: $(VENV)/.dev
-	@$(call install,$(VENV),--group dashboard)
-	@touch $@
 
 # The example's service, scraped by a real Prometheus. Not in .ci/run: it needs the commands prometheus and promtool, from Debian's packages.
 .PHONY: test-dashboard
@@ -130,10 +118,6 @@ test-matrix: $(VENV)/.package
 clean:
 	rm -rf .venv .venv-oldest .venv-matrix site dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache demo mlruns
 
-$(VENV)/.browser: $(VENV)/.docs
-	@$(call install,$(VENV),--group browser)
-	@touch $@
-
 # What MLflow's UI and the documentation's site show, in Chromium. REFRESH_IMAGES=1 takes the README's picture again.
 .PHONY: test-browser
 test-browser: $(VENV)/.browser
@@ -147,11 +131,6 @@ fuzz: $(VENV)/.dev
 	@$(call install,$(VENV),--group fuzz)
 	$(BIN)/python tests/fuzz/fuzz_otlp_reader.py -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz/fuzz_headers.py -max_total_time=$(FUZZ_SECONDS)
-
-$(VENV)/.engines: $(VENV)/.dev
-	@echo "Installing ray, dask, spark and celery into $(VENV) (a minute or two) ..."
-	@$(call install,$(VENV),--group engines)
-	@touch $@
 
 # Clusters of two workers on this machine: Ray, Dask, Celery over Redis, Spark over Java.
 .PHONY: test-engines

@@ -103,7 +103,7 @@ def interpreter(python: str) -> str | None:
 
 
 def _run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]  # what it takes is handed on as it came
         command, capture_output=True, text=True, check=False, timeout=LIMIT_S, **options
     )
 
