@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from http import HTTPStatus
 
@@ -12,6 +13,14 @@ from dspy_mlflow_callbacks.stats import without_credentials
 
 # MLflow's status for an error of its own. One trace may be behind it, or the store's database may be gone.
 _OWN_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
+
+# What MLflow answers, as if it refused, where its database fails in a way that it does not expect: a connection that
+# breaks in the midst of an answer is one. SQLAlchemy's errors name their page: those of its classes DatabaseError,
+# InternalError and InterfaceError, and of a connection that is not there any more, are not about what was written.
+_AS_IF_REFUSED = {
+    HTTPStatus.BAD_REQUEST: re.compile(r"sqlalche\.me/e/\d+/(4xp6|2j85|rvf5|8s2b)\b"),
+    HTTPStatus.UNPROCESSABLE_ENTITY: re.compile(r"Failed to log OpenTelemetry spans"),
+}
 _COME_AGAIN = frozenset((HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS))
 _NEVER = frozenset((HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED))
 _WHOEVER_IT_IS = _NEVER | {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
@@ -63,6 +72,8 @@ def _is_of_a_database_that_is_away(error: Exception) -> bool:
 
 
 def _failure(status: int, reason: object, retry_after_s: float = 0.0) -> StoreAwayError | RefusedError:
+    if status in _AS_IF_REFUSED and _AS_IF_REFUSED[HTTPStatus(status)].search(str(reason)):
+        status = _OWN_ERROR
     if status in _COME_AGAIN or (status >= _OWN_ERROR and status not in _NEVER):
         return StoreAwayError(reason, may_be_the_batch=status == _OWN_ERROR, retry_after_s=retry_after_s)
     return RefusedError(reason, is_for_all=status in _WHOEVER_IT_IS)
