@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -143,6 +144,13 @@ def test_a_reader_that_has_gone_is_no_error_of_the_store():
 
     with pytest.raises(BrokenPipeError):
         with_store("list", None, act)
+
+
+def test_garbage_is_looked_for_less_often():
+    """While a command reads a store Python hardly looks for garbage; afterwards it does as before."""
+    before, seen = gc.get_threshold(), []
+    assert with_store("list", None, lambda: seen.append(gc.get_threshold()) or 0) == 0
+    assert (seen[0][0], gc.get_threshold()) == (100 * before[0], before)
 
 
 def test_a_trace_that_moves_pages_is_found_once(dspy_traces):
