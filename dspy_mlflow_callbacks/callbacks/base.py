@@ -1,20 +1,18 @@
-"""What all callback classes share: where DSPy's events come in, and who hears them."""
+"""What all callback classes share: settings, from arguments and variables, counts, and copies."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import dspy
-from dspy.utils.callback import BaseCallback
-
 from dspy_mlflow_callbacks import dspy_internals, lm_internals, mlflow_internals
+from dspy_mlflow_callbacks.callbacks.governing import GoverningCallback, hears
 from dspy_mlflow_callbacks.checks import stable_repr
 from dspy_mlflow_callbacks.config import OPTIONS, TracingConfig, TracingOptions, kept, lets_warn, says, set_verbosity
 from dspy_mlflow_callbacks.describe import Capture
 from dspy_mlflow_callbacks.evaluating import examples_of
-from dspy_mlflow_callbacks.events import EMPTY, CallKind
+from dspy_mlflow_callbacks.events import EMPTY
 from dspy_mlflow_callbacks.export.exporter import EXPORTER
 from dspy_mlflow_callbacks.flushing import flush
 from dspy_mlflow_callbacks.losses import Losses
@@ -30,31 +28,13 @@ from dspy_mlflow_callbacks.tracing import Tracing
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-StartHook = Callable[["TracingCallback", str, Any, dict[str, Any]], None]
-EndHook = Callable[..., None]
-
-# What calls other things; the others' calls are over before it pays to look away.
-_CALLING_KINDS = frozenset({CallKind.MODULE, CallKind.EVALUATE, CallKind.COMPILE, CallKind.TOOL})
-
 _WARN = WarnOnce()
 
 Callback = TypeVar("Callback", bound="TracingCallback")
 
 
-def _governing_hooks(kind: CallKind) -> tuple[StartHook, EndHook]:
-    """Return the pair of methods that DSPy calls around a call of a kind that is not recorded."""
-
-    def on_start(self: TracingCallback, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._take_over(kind, call_id, instance)
-
-    def on_end(self: TracingCallback, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        self._release(call_id)
-
-    return on_start, on_end
-
-
-class TracingCallback(BaseCallback):
-    """What all callback classes share: the way in, the boundary for errors, and governing what they stand on.
+class TracingCallback(GoverningCallback):
+    """What all callback classes share: their settings, and governing what they stand on.
 
     A callback among the own `callbacks` of a program (or of an LM, a tool, …) governs it: its call and all calls below
     it, wherever they run. Callbacks of this package that are set globally stand aside for it; others hear what they
@@ -76,7 +56,6 @@ class TracingCallback(BaseCallback):
 
     hears_unannounced_calls = False
     origin: Mapping[str, str] = EMPTY  # what traces say of the saved program that the callback came with
-    is_on = True  # until `autolog` replaces it or switches it off; calls that run then end as they began
 
     def __init__(
         self,
@@ -96,11 +75,10 @@ class TracingCallback(BaseCallback):
             _refuse_beside_payload_steps(options)
         set_verbosity(self.config.verbosity)
         self._tracing = self._tracing_of(self.config)
-        self._governed: dict[str, list[Callable[[], None]]] = {}  # call_id → what is undone when it ends
         if self.config.enabled:
             dspy_internals.install(mlflow_internals.in_current_context, examples_of)
             lm_internals.install()
-            PEERS.install(_hears)
+            PEERS.install(hears)
 
     def _tracing_of(self, config: TracingConfig) -> Tracing:
         counters = Counters()
@@ -187,12 +165,6 @@ class TracingCallback(BaseCallback):
             payload_steps=self._own_payload_steps,
         )
 
-    @classmethod
-    def records(cls, kind: CallKind) -> bool:
-        """Return whether callbacks of this class record calls of a kind."""
-        hook = f"on_{kind.value}_start"
-        return getattr(cls, hook) is not getattr(TracingCallback, hook)
-
     def stats(self) -> Stats:
         """Return what this callback has counted so far."""
         return self._tracing.stats()
@@ -211,66 +183,6 @@ class TracingCallback(BaseCallback):
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until what has ended is stored; see `dspy_mlflow_callbacks.flush`."""
         return flush(timeout)
-
-    on_module_start, on_module_end = _governing_hooks(CallKind.MODULE)
-    on_lm_start, on_lm_end = _governing_hooks(CallKind.LM)
-    on_adapter_format_start, on_adapter_format_end = _governing_hooks(CallKind.ADAPTER_FORMAT)
-    on_adapter_parse_start, on_adapter_parse_end = _governing_hooks(CallKind.ADAPTER_PARSE)
-    on_tool_start, on_tool_end = _governing_hooks(CallKind.TOOL)
-    on_evaluate_start, on_evaluate_end = _governing_hooks(CallKind.EVALUATE)
-    on_interpreter_execute_start, on_interpreter_execute_end = _governing_hooks(CallKind.INTERPRETER_EXECUTE)
-    on_interpreter_tool_call_start, on_interpreter_tool_call_end = _governing_hooks(CallKind.INTERPRETER_TOOL_CALL)
-    on_interpreter_startup_start, on_interpreter_startup_end = _governing_hooks(CallKind.INTERPRETER_STARTUP)
-    on_interpreter_shutdown_start, on_interpreter_shutdown_end = _governing_hooks(CallKind.INTERPRETER_SHUTDOWN)
-    on_compile_start, on_compile_end = _governing_hooks(CallKind.COMPILE)
-
-    def _start(self, kind: CallKind, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        try:
-            callbacks = getattr(instance, "callbacks", None)
-            own = _of_this_package(callbacks) if callbacks else ()
-            if own:
-                self._govern(kind, call_id, own)
-            if self.is_on and self.config.enabled and (not own or self in own) and not PEERS.records():
-                is_left_out = self._tracing.start(kind, call_id, instance, inputs, governs=bool(own))
-                if is_left_out and kind in _CALLING_KINDS:
-                    self._stay_away(call_id)
-        except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
-            self._tracing.lost(error)
-
-    def _end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
-        try:
-            self._tracing.end(call_id, outputs, exception)
-        except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
-            self._tracing.lost(error)
-        finally:
-            if self._governed:
-                self._release(call_id)  # after the span, which entered MLflow's context after it
-
-    def _take_over(self, kind: CallKind, call_id: str, instance: Any) -> None:
-        try:
-            own = _tracing_callbacks(instance)
-            if own:
-                self._govern(kind, call_id, own)
-        except Exception as error:  # noqa: BLE001  (the boundary: the program must not notice)
-            self._tracing.lost(error)
-
-    def _govern(self, kind: CallKind, call_id: str, own: Sequence[TracingCallback]) -> None:
-        if call_id in self._governed or _governor(kind, own) is not self:
-            return
-        override = dspy_internals.SettingsOverride(callbacks=[*_others(), *own])
-        undo = self._governed[call_id] = [override.undo]
-        unmuted = self._tracing.unmute() if self.config.enabled else None
-        if unmuted is not None:
-            undo.append(unmuted)
-
-    def _stay_away(self, call_id: str) -> None:
-        """Hear nothing of what is called by a call that is left out: not to hear of it costs less than to drop it."""
-        others = dspy_internals.OthersOnly(_others())
-        self._governed.setdefault(call_id, []).append(dspy_internals.SettingsOverride(callbacks=others).undo)
-
-    def _release(self, call_id: str) -> None:
-        for undo in reversed(self._governed.pop(call_id, ())):
-            undo()
 
 
 def _again(
@@ -320,42 +232,3 @@ def _refuse_beside_payload_steps(options: Mapping[str, Any]) -> None:
     if doubled:
         message = f"payload_steps says what runs on payloads; beside it there can be no {', '.join(doubled)}"
         raise ValueError(message)
-
-
-def _others() -> list[Any]:
-    """Return those of the callbacks in DSPy's settings that are not of this package."""
-    return [each for each in dspy.settings.get("callbacks", []) if not isinstance(each, TracingCallback)]
-
-
-def _tracing_callbacks(instance: Any) -> Sequence[TracingCallback]:
-    """Return those of an instance's own callbacks that are of this package."""
-    return _of_this_package(getattr(instance, "callbacks", None) or ())
-
-
-def _of_this_package(callbacks: Iterable[Any]) -> Sequence[TracingCallback]:
-    return [each for each in callbacks if isinstance(each, TracingCallback)]
-
-
-def _governor(kind: CallKind, own: Sequence[TracingCallback]) -> TracingCallback:
-    """Return which of the callbacks that stand on an instance governs its call: the first that records it, if any does.
-
-    So one callback alone changes MLflow's context around a call, and undoes its changes in the right order.
-    """
-    enabled = [each for each in own if each.config.enabled]
-    recording = [each for each in enabled if each.records(kind)]
-    return (recording or enabled or own)[0]
-
-
-def _hears(kind: str, instance: Any) -> bool:
-    """Return whether a callback of this package decides about a call: one that is switched on and records its kind.
-
-    Args:
-        kind: The value of a `CallKind`.
-        instance: What is called.
-    """
-    callbacks = dspy.settings.get("callbacks", [])
-    if isinstance(callbacks, dspy_internals.OthersOnly):
-        return True  # that nothing is recorded here is what one of ours has decided
-    everywhere = [each for each in callbacks if isinstance(each, TracingCallback)]
-    hearers = _tracing_callbacks(instance) or everywhere
-    return any(each.is_on and each.config.enabled and each.records(CallKind(kind)) for each in hearers)

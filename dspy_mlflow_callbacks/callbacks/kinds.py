@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from dspy_mlflow_callbacks.callbacks.base import EndHook, StartHook, TracingCallback
+from dspy_mlflow_callbacks.callbacks.base import TracingCallback
+from dspy_mlflow_callbacks.callbacks.governing import EndHook, GoverningCallback, StartHook
 from dspy_mlflow_callbacks.events import CallKind
 
 
 def _hooks(kind: CallKind) -> tuple[StartHook, EndHook]:
     """Return the pair of methods that DSPy calls around a call of a kind that is recorded."""
 
-    def on_start(self: TracingCallback, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+    def on_start(self: GoverningCallback, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._start(kind, call_id, instance, inputs)
 
-    def on_end(self: TracingCallback, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+    def on_end(self: GoverningCallback, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self._end(call_id, outputs, exception)
 
     return on_start, on_end
