@@ -110,12 +110,14 @@ def test_flush_delivers(run, fill, database, folder):
 
 
 @pytest.mark.warns
-def test_flush_leaves_what_cannot_be_delivered(run, fill, database):
-    """Where a store is away its traces stay, the others are stored, and the status is 1."""
+def test_flush_leaves_what_cannot_be_delivered(run, fill, database, warned):
+    """Where a store is away its traces stay, the others are stored, it is said why, and the status is 1."""
     fill(NOWHERE)
     traces = fill(database)
     status, said, _ = run("flush")
     assert (status, said) == (1, "2 traces delivered, 2 left, 0 refused.\n")
+    (reason,) = warned.messages
+    assert reason.startswith("Traces are not stored in http://127.0.0.1:9: ")
     assert stored_ids(database) == sorted(trace.id for trace in traces)
 
 

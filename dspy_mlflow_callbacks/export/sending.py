@@ -12,9 +12,6 @@ from dspy_mlflow_callbacks.export.lanes import Lanes
 
 _MOST_REFUSALS = 5
 
-# A server that restarts is not worth a word.
-_FAILURES_UNTIL_SAID = 2
-
 
 class Origin(Protocol):
     """Where traces come from: it hears what becomes of them."""
@@ -46,11 +43,14 @@ class Sender:
     Args:
         delivery: Stores batches.
         lanes: Have the way to each store.
+        failures_until_said: After how many failures in a row it is said that a store is away: one that restarts is not
+            worth a word to who goes on anyway.
     """
 
-    def __init__(self, delivery: Delivery, lanes: Lanes) -> None:
+    def __init__(self, delivery: Delivery, lanes: Lanes, failures_until_said: int = 2) -> None:
         self._delivery = delivery
         self._lanes = lanes
+        self._failures_until_said = failures_until_said
 
     def send(self, batch: Batch, origin: Origin) -> None:
         """Send a batch, and tell where it came from what became of it."""
@@ -76,7 +76,7 @@ class Sender:
     def _away(self, batch: Batch, origin: Origin, error: StoreAwayError) -> None:
         route = self._lanes.route(batch.destination)
         route.fail(error.retry_after_s)
-        if route.failures >= _FAILURES_UNTIL_SAID:
+        if route.failures >= self._failures_until_said:
             origin.away(batch.entries, error)
         if error.may_be_the_batch and len(batch) == 1:
             self._suspect(batch.entries[0], origin, route.stored, error)

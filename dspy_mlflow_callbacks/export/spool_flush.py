@@ -36,7 +36,8 @@ def flush(settings: SpoolSettings, *, dead_letters: bool = False, write: Deliver
     def say(entries: Sequence[Entry], error: Exception) -> None:
         warn.store(entries[0].trace.destination.tracking_uri, str(error), may_wait=True)
 
-    redelivery = Redelivery(spools, Sender(Delivery(stored), lanes), lanes, say)
+    sender = Sender(Delivery(stored), lanes, failures_until_said=1)  # it is asked once
+    redelivery = Redelivery(spools, sender, lanes, say)
     while redelivery.deliver(hurried=False) is not None:
         pass
     spools.close()
