@@ -56,6 +56,7 @@ class Conduct:
             counts: What the root's span shows as outputs.
         """
         self.window.close()
+        self.window.join()
         self.place.close(wait=not self.window.has_stuck)
         self._end_root(error, attrs.asdict(counts))
 

@@ -67,7 +67,8 @@ class Window:
         self._running: set[Slot] = set()
         self.has_stuck = False
         self._is_closing = False
-        threading.Thread(target=self._hand_on, name="dspy-mlflow-run", daemon=True).start()
+        self._thread = threading.Thread(target=self._hand_on, name="dspy-mlflow-run", daemon=True)
+        self._thread.start()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -113,6 +114,10 @@ class Window:
             self._is_closing = True
             self._waiting.clear()
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until its thread has ended: closed, it does when nothing is running any more."""
+        self._thread.join()
 
     def _hand_on(self) -> None:
         while (slot := self._next_to_begin()) is not None:
