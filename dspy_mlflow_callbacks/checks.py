@@ -8,6 +8,23 @@ from typing import Any
 import attrs
 
 
+def items(argument: str, value: Any, of: str) -> tuple[Any, ...]:
+    """Return what is in *value*, which is no text.
+
+    Args:
+        argument: The argument's name.
+        value: What was given for it.
+        of: What is to be in it.
+
+    Raises:
+        TypeError: if *value* is a text or no iterable.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        message = f"{argument} must be an iterable of {of}, got {value!r}"
+        raise TypeError(message)
+    return tuple(value)
+
+
 def callables(argument: str, steps: Any, contract: str) -> tuple[Any, ...]:
     """Return *steps* as a tuple.
 
@@ -19,10 +36,7 @@ def callables(argument: str, steps: Any, contract: str) -> tuple[Any, ...]:
     Raises:
         TypeError: if *steps* is not an iterable of callables, or holds a class where an instance is meant.
     """
-    if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
-        message = f"{argument} must be an iterable of callables, got {steps!r}"
-        raise TypeError(message)
-    checked = tuple(steps)
+    checked = items(argument, steps, "callables")
     for position, step in enumerate(checked):
         if not callable(step):
             message = f"{argument}[{position}] must be a callable {contract}, got {step!r}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from dspy_mlflow_callbacks.checks import named
 from dspy_mlflow_callbacks.events import CallKind
 from dspy_mlflow_callbacks.middleware import SamplingRule
 from dspy_mlflow_callbacks.tail_sampling import TailSampler
@@ -40,11 +41,9 @@ def option(
 
     def convert(value: Any, _: object, field: attrs.Attribute[Any]) -> Any:
         try:
-            return check(value)
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            message = f"{field.name}: {error}"
-            raise kind(message) from None
+            return named(f"{field.name}:", check, value)
+        except (TypeError, ValueError):
+            raise
         except Exception as error:
             message = f"{field.name}: the value cannot be read: it raised {type(error).__name__}"
             raise TypeError(message) from error
