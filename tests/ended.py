@@ -67,13 +67,17 @@ class EndedTrace:
 
 
 class FakeStore:
-    """Takes batches, or fails as it is told to: `store.fails` says for a batch which error is raised."""
+    """Takes batches, or fails as it is told to: `store.fails` says for a batch which error is raised.
 
-    def __init__(self):
+    One that does not answer yet does so when `store.may_answer` is set.
+    """
+
+    def __init__(self, *, answers=True):
         self.batches, self.asked = [], 0
         self.fails = lambda batch: None
         self.may_answer, self.is_asked = threading.Event(), threading.Event()
-        self.may_answer.set()
+        if answers:
+            self.may_answer.set()
 
     def __call__(self, batch):
         self.asked += 1
