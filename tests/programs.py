@@ -11,6 +11,11 @@ def answering(*answers: dict[str, str], times: int = 50) -> DummyLM:
     return DummyLM(list(answers or [{"reasoning": "because", "answer": "42"}]) * times)
 
 
+def tool_call(name: str, **arguments: object) -> dict[str, object]:
+    """Return the answer with which an agent calls a tool."""
+    return {"next_thought": "think", "next_tool_name": name, "next_tool_args": arguments}
+
+
 class Program(dspy.Module):
     """A module in a module."""
 
