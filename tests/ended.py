@@ -19,6 +19,11 @@ NOWHERE = Destination(tracking_uri="nowhere://store", experiment_id="1")
 WAIT_SECONDS = 60.0
 
 
+def new_destination(uri, name):
+    """Return a new experiment in the store at *uri*."""
+    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment(name))
+
+
 def spans_of_a_trace(count=3, **attributes):
     """Return a root and its children, as MLflow keeps them: each attribute a JSON text."""
     trace_id, now = random.getrandbits(128) or 1, time.time_ns()
