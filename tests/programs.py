@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import dspy
 from dspy.utils.dummies import DummyLM
 
@@ -42,6 +44,18 @@ class Answer(dspy.Module):
 
     async def aforward(self, question: str) -> dspy.Prediction:
         return await self.predict.acall(question=question)
+
+
+class Waits(dspy.Module):
+    """Says that it has started, and waits until it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = asyncio.Event()
+
+    async def aforward(self) -> None:
+        self.started.set()
+        await asyncio.Event().wait()
 
 
 class Echo(dspy.Module):
