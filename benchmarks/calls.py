@@ -70,11 +70,7 @@ def tables(section):
         f"Medians over {section['rounds']} rounds, each contestant in a process of its own; {section['warm_up']} calls "
         f"to warm up, {section['calls']} measured. The last three columns are of one more run."
     )
-    return [
-        said,
-        "",
-        *table(head, [cells(row) for row in section["contestants"]]),
-    ]
+    return [said, "", *table(head, [cells(row) for row in section["contestants"]])]
 
 
 def cells(row):

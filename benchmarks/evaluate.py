@@ -12,7 +12,7 @@ import time
 from contestants import AUTOLOG, CONTESTANTS, NO_OP
 from measured import Cpu, NoWarnings, report
 from stores import Place
-from tables import beside, counted, median, number, table
+from tables import beside, counted, median, number, table, worst
 
 NAMES = (NO_OP, "ours", "ours_nested", "ours_native", AUTOLOG)
 WARM_UP = 64  # examples
@@ -42,15 +42,11 @@ def row(name, figures, no_op):
         "to_no_op": beside(figures, no_op, "seconds", operator.truediv),
         "cpu_to_no_op": beside(figures, no_op, "cpu_ms", operator.truediv),
         "stored_after_s": median(figures, "stored_after_s"),
-        "traces": worst(name, figures, "traces"),
-        "scored": worst(name, figures, "scored"),
+        "traces": worst(CONTESTANTS[name], figures, "traces"),
+        "scored": worst(CONTESTANTS[name], figures, "scored"),
         "score": sorted({each["score"] for each in figures}),
         "rounds": figures,
     }
-
-
-def worst(name, figures, key):
-    return min(each[key] for each in figures) if CONTESTANTS[name].keeps else None
 
 
 def tables(section):

@@ -30,17 +30,18 @@ def stored(row):
     return ", ".join(map(str, row["spans"])), kept
 
 
+def worst(contestant, figures, key):
+    """Return the least of a figure over rounds; None where *contestant* stores nothing."""
+    return min(each[key] for each in figures) if contestant.keeps else None
+
+
 def storage(contestant, figures):
     """Return what is stored in the worst of the rounds; None where *contestant* stores nothing."""
-
-    def worst(key):
-        return min(each[key] for each in figures) if contestant.keeps else None
-
     return {
         "spans": sorted({spans for each in figures for spans in each["spans"]}),
         "executed": figures[0]["executed"],
-        "stored": worst("stored"),
-        "whole": worst("whole"),
+        "stored": worst(contestant, figures, "stored"),
+        "whole": worst(contestant, figures, "whole"),
     }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import mlflow
 
+from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.export.exporter import EXPORTER, FLUSHED_WITH_MLFLOW
+
+_seconds = checks.number("a number of seconds from 0 on", lambda value: value >= 0, mistyped=ValueError)
 
 
 def flush(timeout: float = 30.0) -> bool:
@@ -29,9 +32,7 @@ def flush(timeout: float = 30.0) -> bool:
         print(mlflow.get_last_active_trace_id())
         ```
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-        message = f"timeout must be a number of seconds from 0 on, got {timeout!r}"
-        raise ValueError(message)
+    checks.named("timeout", _seconds, timeout)
     is_stored = EXPORTER.flush(timeout)
     with FLUSHED_WITH_MLFLOW.left_out():
         mlflow.flush_trace_async_logging()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
@@ -16,15 +15,9 @@ from dspy_mlflow_callbacks import checks
 _RANDOM_DIGITS = 14
 
 
-def _bound(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        message = f"{attribute.name} must be a number or None, got {value!r}"
-        raise TypeError(message)
-    if math.isnan(value) or value < 0:
-        message = f"{attribute.name} must be at least 0, got {value!r}"
-        raise ValueError(message)
+_bound = checks.argument(
+    checks.optional(checks.number("a number or None", lambda value: value >= 0, in_range="at least 0"))
+)
 
 
 def _callable_or_none(_: object, attribute: attrs.Attribute[Any], value: object) -> None:

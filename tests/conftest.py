@@ -29,6 +29,7 @@ from mlflow.tracking import fluent
 from offline_lm import OfflineLM
 from openai_server import OpenAIServer
 from otlp_collector import Collector
+from tracking_server import TrackingServer
 from warned import Warnings
 
 from dspy_mlflow_callbacks import MlflowCallback, TracingConfig, dspy_internals, mlflow_internals
@@ -117,6 +118,14 @@ def engine(request, monkeypatch):
 def store_folder(tmp_path_factory):
     """Return a store's folder: setting up the database takes seconds, so the tests of a process share it."""
     return tmp_path_factory.mktemp("dspy_traces")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Return a real tracking server, which takes 15 s to start."""
+    server = TrackingServer(tmp_path_factory.mktemp("server")).start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -19,6 +19,11 @@ NOWHERE = Destination(tracking_uri="nowhere://store", experiment_id="1")
 WAIT_SECONDS = 60.0
 
 
+def new_destination(uri, name):
+    """Return a new experiment in the store at *uri*."""
+    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment(name))
+
+
 def spans_of_a_trace(count=3, **attributes):
     """Return a root and its children, as MLflow keeps them: each attribute a JSON text."""
     trace_id, now = random.getrandbits(128) or 1, time.time_ns()
@@ -67,13 +72,17 @@ class EndedTrace:
 
 
 class FakeStore:
-    """Takes batches, or fails as it is told to: `store.fails` says for a batch which error is raised."""
+    """Takes batches, or fails as it is told to: `store.fails` says for a batch which error is raised.
 
-    def __init__(self):
+    One that does not answer yet does so when `store.may_answer` is set.
+    """
+
+    def __init__(self, *, answers=True):
         self.batches, self.asked = [], 0
         self.fails = lambda batch: None
         self.may_answer, self.is_asked = threading.Event(), threading.Event()
-        self.may_answer.set()
+        if answers:
+            self.may_answer.set()
 
     def __call__(self, batch):
         self.asked += 1

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import dspy
 from programs import Echo
 
 EVALUATION = "dspy.evaluation.id"
 INDEX = "dspy.evaluation.example_index"
 FINGERPRINT = "dspy.program.fingerprint"
+
+DEVSET = [
+    dspy.Example(question=f"question {index}", answer="some answer" if index else "another").with_inputs("question")
+    for index in range(4)
+]
+"""Examples of which `OfflineLM` answers all but the first rightly."""
 
 
 def devset(count=4):
@@ -25,6 +33,23 @@ def evaluate(metric, program=None, *, examples=None, num_threads=2, **options):
 def right(example, prediction, trace=None):
     """Return a score that is the same for all examples."""
     return True
+
+
+def exact(example, prediction, trace=None):
+    """Return whether the answer is that of the example."""
+    return example.answer == prediction.answer
+
+
+def raising_at(number, error):
+    """Return a metric like `exact` that raises *error* the *number*th time."""
+    calls = itertools.count(1)
+
+    def metric(example, prediction, trace=None):
+        if next(calls) == number:
+            raise error
+        return exact(example, prediction)
+
+    return metric
 
 
 def evaluation_of(traces):

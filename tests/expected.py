@@ -39,3 +39,14 @@ def chain_of_thought(name: str = "ChainOfThought"):
 def ordered(tree):
     """Return *tree* with the children of each span sorted: threads start them in any order."""
     return sorted(((name, kind, status, ordered(below)) for name, kind, status, below in tree), key=repr)
+
+
+UNPARSED = (
+    ok("ChatAdapter.format", "PARSER"),
+    ok("dummy", "CHAT_MODEL"),
+    failed("ChatAdapter.parse", "PARSER"),
+    ok("JSONAdapter.format", "PARSER"),
+    ok("dummy", "CHAT_MODEL"),
+    failed("JSONAdapter.parse", "PARSER"),
+)
+"""What a Predict calls for an answer that neither its adapter can parse nor the one that it falls back to."""

@@ -6,6 +6,7 @@ import asyncio
 
 import dspy
 import pytest
+from evaluations import exact
 from offline_lm import OfflineLM
 from programs import Program
 
@@ -22,10 +23,6 @@ class Failing(dspy.Module):
     def forward(self, question):
         self.predict(question=question)
         raise ValueError(question)
-
-
-def exact(example, prediction, trace=None):
-    return example.answer == prediction.answer
 
 
 def call():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import dspy
 from dspy.utils.dummies import DummyLM
 
@@ -9,6 +11,11 @@ from dspy.utils.dummies import DummyLM
 def answering(*answers: dict[str, str], times: int = 50) -> DummyLM:
     """Return an LM that gives *answers* one after the other, over and over."""
     return DummyLM(list(answers or [{"reasoning": "because", "answer": "42"}]) * times)
+
+
+def tool_call(name: str, **arguments: object) -> dict[str, object]:
+    """Return the answer with which an agent calls a tool."""
+    return {"next_thought": "think", "next_tool_name": name, "next_tool_args": arguments}
 
 
 class Program(dspy.Module):
@@ -37,6 +44,18 @@ class Answer(dspy.Module):
 
     async def aforward(self, question: str) -> dspy.Prediction:
         return await self.predict.acall(question=question)
+
+
+class Waits(dspy.Module):
+    """Says that it has started, and waits until it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = asyncio.Event()
+
+    async def aforward(self) -> None:
+        self.started.set()
+        await asyncio.Event().wait()
 
 
 class Echo(dspy.Module):

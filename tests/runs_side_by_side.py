@@ -12,8 +12,8 @@ from pathlib import Path
 import dspy
 import mlflow
 import pytest
+from evaluations import DEVSET, exact
 from offline_lm import OfflineLM
-from test_evaluate import DEVSET, exact
 
 from dspy_mlflow_callbacks import autolog
 

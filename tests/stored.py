@@ -33,6 +33,17 @@ def source_of(trace):
 
 
 @contextmanager
+def tracking_to(uri):
+    """Let MLflow's store be that at *uri*, until the block ends."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@contextmanager
 def locked_store():
     """Let nobody else write to the test's database."""
     with closing(sqlite3.connect(urlsplit(mlflow.get_tracking_uri()).path)) as database:

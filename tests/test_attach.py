@@ -16,6 +16,7 @@ import pytest
 from expected import chain_of_thought
 from heard import Heard
 from offline_lm import OfflineLM
+from optimizers import exact, with_feedback
 from programs import Program, program_tree
 from threads import at_once
 
@@ -144,14 +145,6 @@ def test_a_class_with_a_state_of_its_own_keeps_the_callback():
 
 def labeled_few_shot(student):
     return dspy.LabeledFewShot(k=2).compile(student, trainset=EXAMPLES)
-
-
-def exact(example, prediction, trace=None):
-    return float(example.answer == prediction.answer)
-
-
-def with_feedback(gold, pred, trace=None, pred_name=None, pred_trace=None):
-    return dspy.Prediction(score=exact(gold, pred), feedback="look again")
 
 
 def bootstrap_few_shot(student):

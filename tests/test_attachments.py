@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import dspy
 import mlflow
 import pytest
-from programs import answering
+from programs import answering, tool_call
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 PNG_URI = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
@@ -109,8 +109,8 @@ def test_image_from_a_tool_in_a_trajectory(dspy_traces):
         return dspy.Image(PNG_URI)
 
     lm = answering(
-        {"next_thought": "look", "next_tool_name": "photograph", "next_tool_args": '{"subject": "cat"}'},
-        {"next_thought": "done", "next_tool_name": "finish", "next_tool_args": "{}"},
+        tool_call("photograph", subject="cat"),
+        tool_call("finish"),
         {"reasoning": "r", "answer": "a"},
     )
     with dspy.context(lm=lm):

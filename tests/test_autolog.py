@@ -16,11 +16,11 @@ import cloudpickle
 import dspy
 import mlflow
 import pytest
+from evaluations import DEVSET, exact
 from expected import example, ok, ordered
 from heard import Heard
 from offline_lm import OfflineLM
 from programs import Program, answering, predict_tree, program_tree
-from test_evaluate import DEVSET, exact
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, TracingConfig, autolog
 from dspy_mlflow_callbacks.testing.captured import tree
@@ -347,14 +347,19 @@ RECORDED = {
 }
 
 
+def names_of_all(traces):
+    """Return the names of the traces of a program, an evaluation and a compile."""
+    run()
+    evaluate()
+    optimize()
+    return sorted(trace.info.tags["mlflow.traceName"] for trace in traces.all())
+
+
 @pytest.mark.parametrize(("arguments", "names"), RECORDED.values(), ids=RECORDED)
 def test_what_is_recorded(traces, arguments, names):
     """`log_traces*` say what is recorded, as `mlflow.dspy.autolog` means them; an option of ours goes before them."""
     autolog(**arguments)
-    run()
-    evaluate()
-    optimize()
-    assert sorted(trace.info.tags["mlflow.traceName"] for trace in traces.all()) == names
+    assert names_of_all(traces) == names
 
 
 VARIABLES = {
@@ -371,10 +376,7 @@ def test_variables_can_only_leave_out_more(traces, monkeypatch, variables, argum
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
     autolog(**arguments)
-    run()
-    evaluate()
-    optimize()
-    assert sorted(trace.info.tags["mlflow.traceName"] for trace in traces.all()) == names
+    assert names_of_all(traces) == names
 
 
 def broken(call):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import subprocess
@@ -14,10 +13,10 @@ import cloudpickle
 import dspy
 import mlflow
 import pytest
+from evaluations import DEVSET, exact, raising_at
 from offline_lm import OfflineLM
 from runs_side_by_side import bootstrap_few_shot, copro, described, evaluate, program
 from stored import run_of
-from test_evaluate import DEVSET, exact
 from threads import at_once
 
 from dspy_mlflow_callbacks import MlflowCallback, Redactor, TracingConfig, autolog, optimizer_runs
@@ -411,22 +410,10 @@ def test_saved_settings_log_no_runs(traces):
     assert runs(traces) == []
 
 
-def interrupting(at, error):
-    """Return a metric that raises *error* the *at*th time."""
-    calls = itertools.count(1)
-
-    def metric(example, prediction, trace=None):
-        if next(calls) == at:
-            raise error
-        return exact(example, prediction)
-
-    return metric
-
-
 def test_an_interrupted_compile_leaves_what_was_reached(traces):
     """Ctrl-C in the second evaluation of a compile ends its runs as failed, with what was known and the first score."""
     autolog(log_compiles=True, log_evals=True, log_traces_from_compile=True)
-    metric = interrupting(len(DEVSET) + 2, KeyboardInterrupt())
+    metric = raising_at(len(DEVSET) + 2, KeyboardInterrupt())
     optimizer = dspy.COPRO(metric=metric, breadth=2, depth=1)
     with pytest.raises(KeyboardInterrupt):
         optimizer.compile(program(), trainset=DEVSET, eval_kwargs={"num_threads": 1})

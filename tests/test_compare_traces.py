@@ -8,6 +8,7 @@ import pytest
 from compared import Answers, priced, score, traced
 from offline_lm import OfflineLM
 from programs import Program
+from stored import tracking_to
 
 from dspy_mlflow_callbacks import CheckFailedError, ReplayError, compare_traces, replay
 
@@ -191,9 +192,7 @@ def test_a_password_in_the_address_of_the_store(httpserver, monkeypatch):
     """The error has the store's address without the credentials in it."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     httpserver.expect_request("/").respond_with_data("")  # it knows no trace
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"http://ada:hunter2@127.0.0.1:{httpserver.port}")
-    try:
+    with tracking_to(f"http://ada:hunter2@127.0.0.1:{httpserver.port}"):
         for read, error in (
             (lambda: compare_traces("tr-1", "tr-2"), ValueError),
             (lambda: replay("tr-1"), ReplayError),
@@ -201,8 +200,6 @@ def test_a_password_in_the_address_of_the_store(httpserver, monkeypatch):
             with pytest.raises(error, match=f"http://127.0.0.1:{httpserver.port}") as refused:
                 read()
             assert "hunter2" not in str(refused.value)
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def test_no_trace_at_all():

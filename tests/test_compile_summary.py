@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import dspy
 import pytest
+from evaluations import raising_at
 from expected import failed, ok
 from heard import Heard
 from offline_lm import OfflineLM
@@ -377,18 +378,6 @@ def test_a_compile_that_is_not_recorded_has_no_summary(dspy_traces, nothing_open
     ]
 
 
-def interrupted(error, at):
-    """Return a metric that raises *error* the *at*th time."""
-    calls = iter(range(1, 1000))
-
-    def metric(example, prediction, trace=None):
-        if next(calls) == at:
-            raise error
-        return exact(example, prediction)
-
-    return metric
-
-
 INTERRUPTED = {
     "Ctrl-C in an evaluation": (
         lambda metric: dspy.COPRO(metric=metric, breadth=2, depth=1),
@@ -416,7 +405,7 @@ INTERRUPTED = {
 def test_an_interrupted_compile_has_what_was_reached(dspy_traces, optimizer, arguments, error, trials):
     """A compile that is interrupted ends its spans as errors, with the trials and the cost so far."""
     at = 15 if arguments else 5
-    made = optimizer(interrupted(error, at))
+    made = optimizer(raising_at(at, error))
     with dspy.context(lm=OfflineLM(), callbacks=[MlflowCallback(evaluate="off")]), pytest.raises(type(error)):
         made.compile(student(), trainset=TRAINSET, **arguments)
     ((name, span_type, status, below),) = dspy_traces.tree()

@@ -7,9 +7,9 @@ import socket
 import threading
 
 import dspy
-import mlflow
 import pytest
 from programs import Echo
+from stored import tracking_to
 from werkzeug import Response
 
 from dspy_mlflow_callbacks import MlflowCallback
@@ -18,11 +18,10 @@ from dspy_mlflow_callbacks.spans.delivery_watch import DeliveryWatch
 
 def probe(uri: str) -> None:
     """Ask the server at *uri*, and wait for the answer."""
-    before, watch = mlflow.get_tracking_uri(), DeliveryWatch()
-    mlflow.set_tracking_uri(uri)
-    watch.probe()
-    watch.probe()
-    mlflow.set_tracking_uri(before)
+    watch = DeliveryWatch()
+    with tracking_to(uri):
+        watch.probe()
+        watch.probe()
     for thread in threading.enumerate():
         if thread.name == "dspy-mlflow-probe":
             thread.join()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dspy
 import pytest
+from evaluations import exact
 from programs import Program, answering
 
 from dspy_mlflow_callbacks.describe.signatures import program_fingerprint
 
 TRAINSET = [dspy.Example(question=str(number), answer="42").with_inputs("question") for number in range(3)]
-
-
-def exact(example, prediction, trace=None):
-    return example.answer == prediction.answer
 
 
 def compile_span(traces):

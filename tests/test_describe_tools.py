@@ -87,11 +87,11 @@ def test_async_tool(dspy_traces):
 
 def test_tools_of_an_agent(dspy_traces):
     """A ReAct's tools are spans below it, its own `finish` too."""
-    from programs import answering
+    from programs import answering, tool_call
 
     lm = answering(
-        {"next_thought": "look", "next_tool_name": "broken", "next_tool_args": '{"query": "q"}'},
-        {"next_thought": "done", "next_tool_name": "finish", "next_tool_args": "{}"},
+        tool_call("broken", query="q"),
+        tool_call("finish"),
         {"reasoning": "r", "answer": "a"},
     )
     with dspy.context(lm=lm):

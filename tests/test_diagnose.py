@@ -13,6 +13,7 @@ from mlflow.entities.trace_location import MlflowExperimentLocation
 from programs import Echo, Program, answering
 from rich.console import Console
 from spooled_traces import spool_at, spooled_row
+from stored import tracking_to
 
 import dspy_mlflow_callbacks
 from dspy_mlflow_callbacks import Diagnosis, Finding, MlflowCallback, TracingConfig, attach, autolog, diagnose
@@ -319,14 +320,10 @@ def test_experiments_of_variables(configured, dspy_traces, monkeypatch):
 def test_a_database_that_is_not_there_yet(configured, tmp_path):
     """A file that the first trace makes is not made by looking; where it cannot be made, that is a problem."""
     configured()
-    before = mlflow.get_tracking_uri()
-    try:
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/new.db")
+    with tracking_to(f"sqlite:///{tmp_path}/new.db"):
         found = diagnose()
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/nowhere/new.db")
+    with tracking_to(f"sqlite:///{tmp_path}/nowhere/new.db"):
         ((what, _),) = told(diagnose())
-    finally:
-        mlflow.set_tracking_uri(before)
     assert (found.destination.answers, found.destination.experiments) == (True, ())
     assert "the first trace makes it" in found.destination.details
     assert not (tmp_path / "new.db").exists()
@@ -337,12 +334,8 @@ def test_an_empty_database(configured, tmp_path):
     """A database without MLflow's tables stays without them."""
     configured()
     (tmp_path / "empty.db").touch()
-    before = mlflow.get_tracking_uri()
-    try:
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/empty.db")
+    with tracking_to(f"sqlite:///{tmp_path}/empty.db"):
         found = diagnose().destination
-    finally:
-        mlflow.set_tracking_uri(before)
     assert "the first trace makes MLflow's tables" in found.details
     assert (tmp_path / "empty.db").stat().st_size == 0
 
@@ -350,13 +343,9 @@ def test_an_empty_database(configured, tmp_path):
 def test_a_database_that_cannot_be_written(configured, dspy_traces):
     """A database that would refuse traces is a problem with what it said."""
     configured()
-    before = mlflow.get_tracking_uri()
-    path = before.removeprefix("sqlite:///")
-    try:
-        mlflow.set_tracking_uri(f"sqlite:///file:{path}?mode=ro&uri=true")
+    path = mlflow.get_tracking_uri().removeprefix("sqlite:///")
+    with tracking_to(f"sqlite:///file:{path}?mode=ro&uri=true"):
         ((what, remedy),) = told(diagnose())
-    finally:
-        mlflow.set_tracking_uri(before)
     assert "attempt to write a readonly database" in what
     assert remedy.startswith("start or mend the database")
 
@@ -372,13 +361,9 @@ def test_a_folder_of_files(configured, tmp_path, monkeypatch):
     """A store that is neither a database nor a server is asked for the experiment alone."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     configured(engine="native")
-    before = mlflow.get_tracking_uri()
-    try:
-        mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    with tracking_to((tmp_path / "mlruns").as_uri()):
         monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
         found = diagnose()
-    finally:
-        mlflow.set_tracking_uri(before)
     assert found.destination.answers, found.destination
     assert [each.said for each in found.destination.experiments] == ["Default"]
 
@@ -386,12 +371,8 @@ def test_a_folder_of_files(configured, tmp_path, monkeypatch):
 def test_a_server_that_is_away(configured):
     """A server that does not answer is a problem; its address is told without credentials."""
     configured()
-    before = mlflow.get_tracking_uri()
-    try:
-        mlflow.set_tracking_uri("http://me:secret@127.0.0.1:9")
+    with tracking_to("http://me:secret@127.0.0.1:9"):
         found = diagnose()
-    finally:
-        mlflow.set_tracking_uri(before)
     ((what, remedy),) = told(found)
     assert what.startswith("Traces cannot be stored in http://127.0.0.1:9: ")
     assert "MLFLOW_TRACKING_URI" in remedy
@@ -415,12 +396,8 @@ def test_a_server_that_answers(configured, httpserver, status, problems, details
     httpserver.expect_request("/v1/traces", method="POST").respond_with_data("no", status=status)
     experiment = {"experiment": {"experiment_id": "7", "name": "served", "lifecycle_stage": "active"}}
     httpserver.expect_request("/api/2.0/mlflow/experiments/get").respond_with_json(experiment)
-    before = mlflow.get_tracking_uri()
-    try:
-        mlflow.set_tracking_uri(httpserver.url_for("").rstrip("/"))
+    with tracking_to(httpserver.url_for("").rstrip("/")):
         found = diagnose()
-    finally:
-        mlflow.set_tracking_uri(before)
     assert found.destination.details == details
     assert [(each.said, each.id) for each in found.destination.experiments] == [("served", "7")]
     assert len(told(found)) == len(problems)

@@ -9,7 +9,7 @@ from evaluations import devset, evaluation_of
 from offline_lm import OfflineLM
 
 from dspy_mlflow_callbacks import TracingConfig
-from dspy_mlflow_callbacks.config.tracing_config import EVALUATE
+from dspy_mlflow_callbacks.config.option_table import EVALUATE
 
 PAGE = Page("docs/evaluations.md")
 PROGRAM = dspy.Predict("question -> answer")

@@ -12,6 +12,7 @@ from pathlib import Path
 import dspy
 import mlflow
 import pytest
+from stored import tracking_to
 
 from dspy_mlflow_callbacks import autolog
 from dspy_mlflow_callbacks.cli import main
@@ -96,12 +97,8 @@ def test_what_would_be_warned_of(doctor, monkeypatch):
 def test_the_time_for_the_store(doctor, monkeypatch):
     """`--timeout` is how long the store may take; one that takes longer is a problem."""
     monkeypatch.setenv("DSPY_MLFLOW_ENGINE", "native")
-    before = mlflow.get_tracking_uri()
-    try:
-        mlflow.set_tracking_uri("http://192.0.2.1")  # of a network that is not there (RFC 5737)
+    with tracking_to("http://192.0.2.1"):  # of a network that is not there (RFC 5737)
         status, out, _ = doctor("--timeout", "0.01", "--json")
-    finally:
-        mlflow.set_tracking_uri(before)
     assert (status, json.loads(out)["destination"]["answers"]) == (1, False)
 
 

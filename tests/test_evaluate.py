@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import dspy
 import mlflow
 import pytest
+from evaluations import DEVSET, exact
 from expected import bare, example, failed, ok, ordered
 from offline_lm import OfflineLM
 from programs import predict_tree
@@ -15,15 +16,7 @@ from programs import predict_tree
 from dspy_mlflow_callbacks import MlflowCallback
 from dspy_mlflow_callbacks.testing.captured import tree
 
-DEVSET = [
-    dspy.Example(question=f"question {index}", answer="some answer" if index else "another").with_inputs("question")
-    for index in range(4)
-]
 PROGRAM = "question -> answer"
-
-
-def exact(example, prediction, trace=None):
-    return example.answer == prediction.answer
 
 
 def with_a_judge(example, prediction, trace=None):

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
-from ended import is_alive, stored_ids, wait_until
+from ended import is_alive, new_destination, stored_ids, wait_until
 
 from dspy_mlflow_callbacks.export import exporter_process
 from dspy_mlflow_callbacks.export.waiting import Destination
@@ -34,8 +33,7 @@ def put(count):
 
 @pytest.fixture
 def destination(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment("ends"))
+    return new_destination(f"sqlite:///{tmp_path}/mlflow.db", "ends")
 
 
 @pytest.fixture

@@ -24,14 +24,6 @@ from dspy_mlflow_callbacks.export.waiting import Destination, Limits
 LIMITS = Limits()
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """Return a real tracking server, which takes 15 s to start."""
-    server = TrackingServer(tmp_path_factory.mktemp("server")).start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def exporter():
     exporter = Exporter()

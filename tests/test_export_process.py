@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import mlflow
 import pytest
-from ended import EndedTrace, is_alive, spans_of_a_trace, stored_ids, wait_until
+from ended import EndedTrace, is_alive, new_destination, spans_of_a_trace, stored_ids, wait_until
 from mlflow.tracing.client import TracingClient
 
 from dspy_mlflow_callbacks.export import exporter_process
@@ -23,7 +23,7 @@ from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess, ProcessEndedError
 from dspy_mlflow_callbacks.export.frames import packed, read_frame
-from dspy_mlflow_callbacks.export.waiting import Destination, Limits
+from dspy_mlflow_callbacks.export.waiting import Limits
 
 LIMITS = Limits()
 
@@ -51,8 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def destination(folder, request):
-    uri = f"sqlite:///{folder}/mlflow.db"
-    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment(request.node.name))
+    return new_destination(f"sqlite:///{folder}/mlflow.db", request.node.name)
 
 
 @pytest.fixture
@@ -303,8 +302,7 @@ def test_a_frame_that_is_cut_off_is_the_end():
 def test_a_path_that_is_relative_means_the_same_file(tmp_path, monkeypatch, delivery, clock):
     """A store with a relative path is the same for the process, wherever the program has gone since."""
     monkeypatch.chdir(tmp_path)
-    uri = "sqlite:///relative.db"
-    destination = Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment("relative"))
+    destination = new_destination("sqlite:///relative.db", "relative")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     start(delivery, clock, destination)

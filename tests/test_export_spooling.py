@@ -115,8 +115,7 @@ def test_another_process_delivers_them(make, folder, limits):
 @pytest.mark.warns
 def test_a_store_that_never_answers_does_not_keep_the_program(make, folder, limits):
     """At the end what is still in memory goes to the spool, the batch that is under way too."""
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     traces = put_all(exporter, [EndedTrace() for _ in range(250)], limits)
     assert store.is_asked.wait(60)
@@ -129,8 +128,7 @@ def test_a_store_that_never_answers_does_not_keep_the_program(make, folder, limi
 @pytest.mark.warns
 def test_what_the_spool_does_not_take_in_time_is_given_up(make, folder, limits):
     """With no time at the end traces that nobody has taken are lost, unless they are in the spool already."""
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     traces = put_all(exporter, [EndedTrace() for _ in range(3)], limits)
     exporter.close(0.0)
@@ -143,8 +141,7 @@ def test_what_the_spool_does_not_take_in_time_is_given_up(make, folder, limits):
 @pytest.mark.parametrize("on_full", ["block", "drop"])
 def test_a_full_buffer_overflows_into_the_spool(make, folder, on_full):
     """A trace for which there is no room goes to the spool at once: its call neither waits nor loses it."""
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     limits = limits_of(folder, max_traces=2, on_full=on_full, max_block_s=3600.0)
     traces = put_all(exporter, [EndedTrace() for _ in range(6)], limits)
@@ -155,8 +152,7 @@ def test_a_full_buffer_overflows_into_the_spool(make, folder, on_full):
 
 def test_what_does_not_leave_needs_no_room(make, folder):
     """A trace that a tail sampler drops goes nowhere, where the buffer is full as well."""
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     traces = put_all(make(store), [EndedTrace(), Silent()], limits_of(folder, max_traces=1))
     assert (traces[1].outcome(), waiting_ids(folder)) == ("dropped", [])
     store.may_answer.set()
@@ -165,8 +161,7 @@ def test_what_does_not_leave_needs_no_room(make, folder):
 
 def test_a_full_buffer_leaves_durable_traces_in_the_spool(make, folder):
     """A durable trace for which there is no room in memory is there already."""
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     traces = put_all(exporter, [EndedTrace() for _ in range(4)], limits_of(folder, max_traces=2, durable=True))
     assert [trace.outcome() for trace in traces[2:]] == ["spooled"] * 2
@@ -178,8 +173,7 @@ def test_a_full_buffer_leaves_durable_traces_in_the_spool(make, folder):
 def test_without_a_spool_that_can_be_used_memory_is_all(make, tmp_path, warned):
     """Where the folder cannot be made one line says so, and a full buffer blocks, drops and counts as without it."""
     (tmp_path / "file").write_text("")
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     limits = limits_of(tmp_path / "file", max_traces=2, max_block_s=0.01)
     traces = put_all(exporter, [EndedTrace() for _ in range(4)], limits)
@@ -195,8 +189,7 @@ def test_without_a_spool_that_can_be_used_memory_is_all(make, tmp_path, warned):
 def test_room_that_comes_is_used(make, tmp_path):
     """A trace that no spool takes waits for room, and is stored when there is some."""
     (tmp_path / "file").write_text("")
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     limits = limits_of(tmp_path / "file", max_traces=1, max_block_s=60.0)
     first, second = EndedTrace(), EndedTrace()
@@ -213,8 +206,7 @@ def test_room_that_comes_is_used(make, tmp_path):
 def test_a_full_buffer_drops_where_nothing_else_is_allowed(make, tmp_path):
     """Without a usable spool, `drop` does not let a call wait."""
     (tmp_path / "file").write_text("")
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     limits = limits_of(tmp_path / "file", max_traces=1, on_full="drop", max_block_s=3600.0)
     traces = put_all(exporter, [EndedTrace() for _ in range(2)], limits)
@@ -270,8 +262,7 @@ def test_a_spool_waits_for_the_disk_if_a_callback_asks_for_it(folder):
 
 def test_a_durable_trace_is_in_the_spool_until_it_is_stored(make, folder):
     """With `durable` a trace is on disk when its call returns, held by this process, and gone when it is stored."""
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     traces = put_all(exporter, [EndedTrace() for _ in range(3)], limits_of(folder, durable=True))
     assert waiting_ids(folder) == [trace.id for trace in traces]
@@ -585,8 +576,7 @@ def test_the_rescue_waits_for_what_is_being_prepared(make, folder, monkeypatch):
             assert may_go_on.wait(60)
             return super().prepared()
 
-    store = FakeStore()
-    store.may_answer.clear()
+    store = FakeStore(answers=False)
     exporter = make(store)
     trace = Slow()
     exporter.put(trace, limits_of(folder))

@@ -9,7 +9,7 @@ import attrs
 import dspy
 import mlflow
 import pytest
-from programs import Program, answering, predict_tree, program_tree
+from programs import Program, Waits, answering, predict_tree, program_tree
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, RatioSampler
 
@@ -72,16 +72,11 @@ def test_an_exception_that_is_caught_below_leaves_the_root_well(dspy_traces):
 
 def test_a_cancelled_call_ends_its_spans(dspy_traces):
     """A cancelled `acall` is recorded as an error with the cancellation as its event, and nothing stays open."""
-    started = asyncio.Event()
-
-    class Waiting(dspy.Module):
-        async def aforward(self):
-            started.set()
-            await asyncio.Event().wait()
+    program = Waits()
 
     async def cancel():
-        task = asyncio.create_task(Waiting().acall())
-        await started.wait()
+        task = asyncio.create_task(program.acall())
+        await program.started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

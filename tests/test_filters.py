@@ -11,7 +11,7 @@ import dspy
 import pytest
 from expected import FORMAT, LM, PARSE, bare, chain_of_thought, ok, ordered
 from offline_lm import OfflineLM
-from programs import Program, answering, predict_tree, program_tree
+from programs import Program, answering, predict_tree, program_tree, tool_call
 from test_middleware import made_call
 
 from dspy_mlflow_callbacks import CallKind, KindFilter, LevelFilter, MlflowCallback, NameFilter
@@ -292,8 +292,8 @@ AGENTS = {
 def test_what_options_leave_of_an_agent(dspy_traces, options, expected):
     """Of a ReAct agent those calls are recorded that are asked for, each below the nearest call that is."""
     answers = [
-        {"next_thought": "add", "next_tool_name": "add", "next_tool_args": '{"a": 1, "b": 2}'},
-        {"next_thought": "done", "next_tool_name": "finish", "next_tool_args": "{}"},
+        tool_call("add", a=1, b=2),
+        tool_call("finish"),
         {"reasoning": "because", "answer": "3"},
     ]
     with dspy.context(lm=answering(*answers), callbacks=[MlflowCallback(**options)]):

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from expected import FORMAT, LM, PARSE, bare, chain_of_thought, failed, ok, ordered
 from offline_lm import OfflineLM, Raw
-from programs import Program, answering, predict_tree, program_tree
+from programs import Program, Waits, answering, predict_tree, program_tree
 
 from dspy_mlflow_callbacks import CallKind, MlflowCallback, RatioSampler
 from dspy_mlflow_callbacks.describe.adapters import fallback_event
@@ -220,24 +220,19 @@ def test_an_error_in_a_hidden_root_leaves_nothing_behind(dspy_traces):
 
 def test_a_cancelled_hidden_call_leaves_nothing_open(dspy_traces):
     """A task that is cancelled inside a hidden call ends the spans around it as errors."""
-    started = asyncio.Event()
-
-    class Waiting(dspy.Module):
-        async def aforward(self):
-            started.set()
-            await asyncio.Event().wait()
 
     class Outer(dspy.Module):
         def __init__(self):
             super().__init__()
-            self.waiting = Waiting()
+            self.waiting = Waits()
 
         async def aforward(self):
             await self.waiting.acall()
 
     async def cancel():
-        task = asyncio.create_task(Outer().acall())
-        await started.wait()
+        program = Outer()
+        task = asyncio.create_task(program.acall())
+        await program.waiting.started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -111,14 +111,19 @@ def test_a_trace_in_which_calls_start_and_end_is_left_alone():
     assert owner.given_up == 1
 
 
-def test_a_dropped_call_that_hangs_is_forgotten(dspy_traces, hanging):
-    """A dropped call is not held for ever; what its thread does after it is traced as ever."""
-    callback = MlflowCallback(max_silent_s=0.2, exclude=["Hanging*"])
+def hang_until_forgotten(hanging, callback):
+    """Let a call hang until nothing is known of it any more, then go on."""
     thread = in_thread(hanging, callback)
     wait_until(lambda: callback.stats().dropped == 1)
     wait_until(lambda: callback.stats().open == 0)
     hanging.may_go_on.set()
     thread.join()
+
+
+def test_a_dropped_call_that_hangs_is_forgotten(dspy_traces, hanging):
+    """A dropped call is not held for ever; what its thread does after it is traced as ever."""
+    callback = MlflowCallback(max_silent_s=0.2, exclude=["Hanging*"])
+    hang_until_forgotten(hanging, callback)
     assert dspy_traces.tree() == [bare("Echo")]
 
 
@@ -128,11 +133,7 @@ def test_a_call_that_mlflow_drops_and_that_hangs_is_forgotten(dspy_traces, hangi
     monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
     mlflow.tracing.reset()
     callback = MlflowCallback(max_silent_s=0.2, engine="native")
-    thread = in_thread(hanging, callback)
-    wait_until(lambda: callback.stats().dropped == 1)
-    wait_until(lambda: callback.stats().open == 0)
-    hanging.may_go_on.set()
-    thread.join()
+    hang_until_forgotten(hanging, callback)
     assert (dspy_traces.all(), callback.stats().failed) == ([], 0)
 
 

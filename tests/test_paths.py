@@ -6,7 +6,7 @@ import collections
 
 import dspy
 import pytest
-from programs import answering
+from programs import answering, tool_call
 
 from dspy_mlflow_callbacks.describe import paths
 
@@ -211,8 +211,8 @@ def test_module_called_from_a_tool(dspy_traces):
             return self.agent(question=question)
 
     lm = answering(
-        {"next_thought": "look", "next_tool_name": "search", "next_tool_args": '{"query": "q"}'},
-        {"next_thought": "done", "next_tool_name": "finish", "next_tool_args": "{}"},
+        tool_call("search", query="q"),
+        tool_call("finish"),
         {"reasoning": "r", "answer": "a"},
     )
     with dspy.context(lm=lm):

@@ -15,11 +15,12 @@ import dspy
 import mlflow
 import peer_programs
 import pytest
+from evaluations import exact
 from expected import ok, ordered
 from mlflow import environment_variables
 from mlflow.utils.autologging_utils import revert_patches
 from offline_lm import OfflineLM
-from peer_programs import PROGRAMS, QUESTIONS, exact
+from peer_programs import PROGRAMS, QUESTIONS
 from programs import Program, program_tree
 
 from dspy_mlflow_callbacks import LMCallback, MlflowCallback, ModuleCallback

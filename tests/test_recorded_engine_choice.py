@@ -11,6 +11,7 @@ from mlflow import environment_variables
 from mlflow.entities.trace_location import MlflowExperimentLocation
 from offline_lm import OfflineLM
 from programs import Echo, Program, Runs, program_tree
+from stored import tracking_to
 
 from dspy_mlflow_callbacks import MlflowCallback, TailSampler, mlflow_internals
 from dspy_mlflow_callbacks.mlflow_internals import recorders
@@ -134,13 +135,9 @@ def test_databricks_model_serving(monkeypatch):
 @pytest.mark.parametrize("uri", ["databricks", "databricks://profile", "/files/mlruns", "file:///files/mlruns"])
 def test_other_stores(uri):
     """Where the tracking URI is of another kind the recorded engine refuses, and says which are allowed."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        with pytest.raises(ValueError, match=r"the tracking URI is of the kind .*; allowed are http, https, mssql"):
-            MlflowCallback(engine="recorded")
-    finally:
-        mlflow.set_tracking_uri(before)
+    kind = r"the tracking URI is of the kind .*; allowed are http, https, mssql"
+    with tracking_to(uri), pytest.raises(ValueError, match=kind):
+        MlflowCallback(engine="recorded")
 
 
 def test_another_exporter_or_metrics(dspy_traces):

@@ -14,7 +14,6 @@ from mlflow.tracing.constant import TraceMetadataKey
 from offline_lm import OfflineLM
 from programs import Program, Runs
 from test_attachments import PNG, PNG_URI, stored
-from tracking_server import TrackingServer
 
 from dspy_mlflow_callbacks import MlflowCallback, mlflow_internals
 
@@ -45,14 +44,6 @@ NOT_STORED = (
 
 # What is counted or measured, and so never the same twice.
 MEASURED = ("mlflow.trace.sizeBytes", "mlflow.trace.sizeStats")
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """Return a real tracking server, which takes 15 s to start."""
-    server = TrackingServer(tmp_path_factory.mktemp("server")).start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["sqlite", "server"])

@@ -12,6 +12,7 @@ import pydantic
 import pytest
 from mlflow.entities import Trace
 from replays import AtOnce, Look, Steps, counting, fields, record, replay, seen
+from stored import tracking_to
 
 from dspy_mlflow_callbacks import MlflowCallback, PayloadLimit, ReplayError
 
@@ -214,12 +215,8 @@ def test_unknown_ids_are_refused(dspy_traces):
 def test_a_store_that_is_away_is_named(dspy_traces, monkeypatch):
     """Where the store does not answer, the message says which and why."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri("http://127.0.0.1:9")
-    try:
+    with tracking_to("http://127.0.0.1:9"):
         message = refused("tr-0123456789abcdef0123456789abcdef")
-    finally:
-        mlflow.set_tracking_uri(before)
     assert "the store at http://127.0.0.1:9" in message
     assert "set the tracking URI" in message
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import dspy
-import mlflow
 import pytest
 from ended import EndedTrace, spans_of_a_trace
 from replays import counting, needs_engines, replay
 from spooled_traces import spool_at, waiting_ids
+from stored import tracking_to
 
 import dspy_mlflow_callbacks.spooled as spooled_traces
 from dspy_mlflow_callbacks import MlflowCallback, TracingConfig
@@ -46,16 +46,14 @@ def spooled(tmp_path, monkeypatch):
     folder = tmp_path / "spool"
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri("http://127.0.0.1:9")
-    callback = MlflowCallback(engine="recorded", spool_dir=folder)
-    with dspy.context(lm=counting(), callbacks=[callback]):
-        outputs = Looks()(picture=dspy.Image(PIXEL), question="what?")
-    EXPORTER.close(5.0)
-    EXPORTER._begin()  # this process goes on
-    (trace_id,) = waiting_ids(folder)
-    yield trace_id, folder, outputs
-    mlflow.set_tracking_uri(before)
+    with tracking_to("http://127.0.0.1:9"):
+        callback = MlflowCallback(engine="recorded", spool_dir=folder)
+        with dspy.context(lm=counting(), callbacks=[callback]):
+            outputs = Looks()(picture=dspy.Image(PIXEL), question="what?")
+        EXPORTER.close(5.0)
+        EXPORTER._begin()  # this process goes on
+        (trace_id,) = waiting_ids(folder)
+        yield trace_id, folder, outputs
 
 
 @pytest.fixture

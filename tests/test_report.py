@@ -18,6 +18,7 @@ from offline_lm import OfflineLM, Raw
 from openai_server import BACKENDS, chat, choice, usage
 from optimizers import compiled, copro
 from programs import Program
+from stored import tracking_to
 
 from dspy_mlflow_callbacks import MlflowCallback, OptimizerRun, Stats, TraceReport, TrialResult, trace_report
 from dspy_mlflow_callbacks.report import gathering, parts, plain_spans
@@ -31,12 +32,8 @@ from dspy_mlflow_callbacks.report.sums import OTHER, Frame, Sum, Sums
 @pytest.fixture(scope="module")
 def cli_report(cli_traces):
     """Return the report on the shared traces."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(cli_traces.uri)
-    try:
+    with tracking_to(cli_traces.uri):
         return trace_report(experiments=[cli_traces.experiment], by="tag:team", ui_url="http://ui:5000/")
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def test_traces_are_added_up(cli_report):
@@ -103,10 +100,8 @@ WAYS = {
 @pytest.mark.parametrize("by", WAYS)
 def test_groups(cli_traces, monkeypatch, by):
     """Traces can be grouped by the program's fingerprint, by model, by day and by a tag."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(cli_traces.uri)
-    made = trace_report(experiments=[cli_traces.experiment], by=by, since="1h", limit=3)
-    mlflow.set_tracking_uri(before)
+    with tracking_to(cli_traces.uri):
+        made = trace_report(experiments=[cli_traces.experiment], by=by, since="1h", limit=3)
     groups = made.to_dict()["groups"]
     assert sum(each["calls"] for each in groups.values()) == 3
     assert all(re.fullmatch(WAYS[by], name) for name in groups)
@@ -180,10 +175,8 @@ def test_trials_without_scores_and_with_cost():
 def test_traces_are_read_in_pages(cli_traces, cli_report, monkeypatch):
     """Where there are more than fit in memory they are read in pages: the numbers are the same."""
     monkeypatch.setattr(plain_spans, "PAGE", 2)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(cli_traces.uri)
-    again = trace_report(experiments=[cli_traces.experiment], by="tag:team")
-    mlflow.set_tracking_uri(before)
+    with tracking_to(cli_traces.uri):
+        again = trace_report(experiments=[cli_traces.experiment], by="tag:team")
     assert again.to_dict()["programs"] == cli_report.to_dict()["programs"]
 
 
@@ -277,10 +270,8 @@ def test_attributes_that_are_no_json():
 def test_a_store_without_tables_is_read_by_mlflow(cli_traces, cli_report, monkeypatch):
     """Where the store is no SQL store, or has spans elsewhere, MLflow reads them: the numbers are the same."""
     monkeypatch.setattr(plain_spans.internals, "span_texts", lambda uri, ids: None)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(cli_traces.uri)
-    again = trace_report(experiments=[cli_traces.experiment], by="tag:team")
-    mlflow.set_tracking_uri(before)
+    with tracking_to(cli_traces.uri):
+        again = trace_report(experiments=[cli_traces.experiment], by="tag:team")
     assert again.to_dict()["paths"] == cli_report.to_dict()["paths"]
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import attrs
-import mlflow
 import pytest
-from ended import EndedTrace, stored_ids
+from ended import EndedTrace, new_destination, stored_ids
 from google.protobuf.json_format import ParseDict
 from mlflow.entities.model_registry import PromptVersion
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -25,8 +24,7 @@ pytestmark = pytest.mark.engine("auto")
 
 @pytest.fixture
 def database(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment("x"))
+    return new_destination(f"sqlite:///{tmp_path}/mlflow.db", "x")
 
 
 @pytest.fixture

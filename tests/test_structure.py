@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "describe": {"events", "secrets"},
     "spans": {"background", "events", "export", "forks", "mlflow_internals", "payload", "stats", "tail_sampling"},
     "losses": {"middleware", "payload", "spans", "stats", "tail_sampling"},
-    "flushing": {"export"},
+    "flushing": {"checks", "export"},
     "spooled": {"export", "mlflow_internals"},
     "peers": {"mlflow_internals", "stats"},
     "optimizing": {"describe", "events"},
@@ -96,6 +96,7 @@ MAY_IMPORT = {
     },
     "executor": {
         "attempts",
+        "checks",
         "describe",
         "distributed",
         "dspy_internals",
@@ -110,7 +111,7 @@ MAY_IMPORT = {
     "startup": {"autostart"},
     "printable": set(),
     "markdown": {"printable"},
-    "compare": {"markdown", "printable", "stats"},
+    "compare": {"checks", "markdown", "printable", "stats"},
     "health": {
         "export",
         "autostart",
@@ -126,6 +127,7 @@ MAY_IMPORT = {
     },
     "replaying": {
         "callbacks",
+        "checks",
         "config",
         "describe",
         "dspy_internals",
@@ -158,7 +160,16 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "programs": {"callbacks", "config", "describe", "dspy_internals", "scopes", "secrets", "stats"},
     "trace_text": {"printable"},
-    "testing": {"callbacks", "config", "dspy_internals", "events", "mlflow_internals", "replaying", "trace_text"},
+    "testing": {
+        "callbacks",
+        "checks",
+        "config",
+        "dspy_internals",
+        "events",
+        "mlflow_internals",
+        "replaying",
+        "trace_text",
+    },
     "report": {"compare", "mlflow_internals", "printable", "stats", "stored"},
 }
 DSPY_ROOMS = {

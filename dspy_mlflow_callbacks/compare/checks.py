@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
+
+from dspy_mlflow_callbacks.checks import named, number, true_or_false
+
+_share = number("a share such as 0.1 for 10%, from 0 on", lambda value: math.isfinite(value) and value >= 0)
+_score = number("a number, or a mapping from names of scores", math.isfinite)
 
 
 @attrs.frozen
@@ -79,9 +84,7 @@ def run_checks(
         TypeError: if a limit is of the wrong type.
         ValueError: if a limit is out of range, or what it limits is unknown.
     """
-    if not isinstance(allow_structure_change, bool):
-        message = f"allow_structure_change must be True or False, got {allow_structure_change!r}"
-        raise TypeError(message)
+    named("allow_structure_change", true_or_false, allow_structure_change)
     results = {
         **_increase("max_cost_increase", max_cost_increase, found.cost_usd, "the sum of costs", "US dollars"),
         **_increase("max_latency_increase", max_latency_increase, found.latency_ms, "the median latency", "ms"),
@@ -100,9 +103,7 @@ def run_checks(
 def _increase(name: str, limit: Any, values: tuple[float, float] | None, what: str, unit: str) -> dict[str, str | None]:
     if limit is None:
         return {}
-    allowed = _number(name, limit, "a share such as 0.1 for 10%, from 0 on")
-    if allowed < 0:
-        _refuse_value(name, limit, "a share such as 0.1 for 10%, from 0 on")
+    allowed = named(name, _share, limit)
     if values is None:
         message = f"{name} cannot be checked: {what} is not known on both sides. Leave the check out"
         raise ValueError(message)
@@ -123,12 +124,10 @@ def _scores(limit: Any, scores: Mapping[str, float]) -> dict[str, str | None]:
     if limit is None:
         return {}
     limits = limit if isinstance(limit, Mapping) else dict.fromkeys(scores, limit)
-    checked = {
-        name: _number("min_score", each, "a number, or a mapping from names of scores") for name, each in limits.items()
-    }
+    checked = {name: named("min_score", _score, each) for name, each in limits.items()}
     missing = sorted(set(checked) - set(scores))
     if missing or not checked:
-        _number("min_score", 0 if isinstance(limit, Mapping) else limit, "a number")
+        named("min_score", number("a number", math.isfinite), 0 if isinstance(limit, Mapping) else limit)
         names = ", ".join(missing) or "any name"
         known = ", ".join(sorted(scores)) or "none"
         message = (
@@ -144,17 +143,3 @@ def _scores(limit: Any, scores: Mapping[str, float]) -> dict[str, str | None]:
 
 
 _HOW_TO_SCORE = "Log feedback on its traces with mlflow.log_feedback(trace_id=..., name=..., value=...)"
-
-
-def _number(name: str, value: Any, allowed: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        message = f"{name} must be {allowed}, got {value!r}"
-        raise TypeError(message)
-    if not math.isfinite(value):
-        _refuse_value(name, value, allowed)
-    return float(value)
-
-
-def _refuse_value(name: str, value: Any, allowed: str) -> NoReturn:
-    message = f"{name} must be {allowed}, got {value!r}"
-    raise ValueError(message)

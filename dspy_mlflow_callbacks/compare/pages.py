@@ -40,20 +40,33 @@ def stored_trace(trace: Any) -> Trace:
 
 def read(query: Query) -> Iterator[Trace]:
     """Yield the traces that a query finds, each with its spans, oldest first, so that new ones come last."""
-    client, token, seen = MlflowClient(), None, set()
-    while True:
-        page = client.search_traces(
-            locations=list(query.locations),
-            filter_string=query.filter_string,
-            run_id=query.run_id,
-            max_results=PAGE,
-            order_by=["timestamp_ms ASC"],
-            page_token=token,
-        )
-        for trace in page:
-            if trace.info.trace_id not in seen:  # one of the same millisecond that was stored meanwhile moves pages
+    return found(
+        MlflowClient(),
+        page=PAGE,
+        locations=list(query.locations),
+        filter_string=query.filter_string,
+        run_id=query.run_id,
+        order_by=["timestamp_ms ASC"],
+    )
+
+
+def found(client: MlflowClient, *, page: int, limit: int | None = None, **asked: Any) -> Iterator[Trace]:
+    """Yield the traces that `MlflowClient.search_traces` finds, each once.
+
+    Args:
+        client: The store's.
+        page: How many are read at a time.
+        limit: The most that there will be; None for all.
+        asked: The search's arguments.
+    """
+    token, seen = None, set[str]()
+    while limit is None or len(seen) < limit:
+        most = page if limit is None else min(page, limit - len(seen))
+        traces = client.search_traces(**asked, max_results=most, page_token=token)
+        for trace in traces:
+            if trace.info.trace_id not in seen:  # one that was stored meanwhile moves pages
                 seen.add(trace.info.trace_id)
                 yield trace
-        token = page.token
+        token = traces.token
         if not token:
             return

@@ -6,12 +6,15 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from dspy_mlflow_callbacks.checks import named, whole_number
 from dspy_mlflow_callbacks.compare.examples import Example, Matched, Versions, extent, has_changed, matched
 from dspy_mlflow_callbacks.compare.pages import read
 from dspy_mlflow_callbacks.compare.progress import progress_bar
 from dspy_mlflow_callbacks.compare.selection import queries
 from dspy_mlflow_callbacks.compare.statistics import RESAMPLES, Metric, metric, require_scipy
 from dspy_mlflow_callbacks.compare.version_comparison import VersionComparison
+
+_from_zero = whole_number("an integer from 0 on", 0)
 
 _Pair = tuple[Example, Example]
 
@@ -56,7 +59,7 @@ def compare_versions(
         >>> comparison.check(max_cost_increase=0.1, min_score=0.8)
     """
     for name, value in (("resamples", resamples), ("seed", seed), ("changed", changed)):
-        _refuse_negative(name, value)
+        named(name, _from_zero, value)
     if resamples:
         require_scipy()
     asked = queries(baseline, candidate, by, experiments)
@@ -101,15 +104,6 @@ def _compared(
         resamples=resamples,
         seed=seed,
     )
-
-
-def _refuse_negative(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        message = f"{name} must be an integer from 0 on, got {value!r}"
-        raise TypeError(message)
-    if value < 0:
-        message = f"{name} must be an integer from 0 on, got {value!r}"
-        raise ValueError(message)
 
 
 def _nothing(version: str, by: str, incomplete: int) -> str:

@@ -10,7 +10,8 @@ import attrs
 
 from dspy_mlflow_callbacks.config import environment
 from dspy_mlflow_callbacks.config.environment import Wrong, variable_of
-from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig
+from dspy_mlflow_callbacks.config.option_table import OPTIONS
+from dspy_mlflow_callbacks.config.tracing_config import TracingConfig
 
 
 @attrs.frozen(kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from dspy_mlflow_callbacks.config.option_table import OPTIONS
 from dspy_mlflow_callbacks.config.options import plain
-from dspy_mlflow_callbacks.config.tracing_config import OPTIONS, TracingConfig
+from dspy_mlflow_callbacks.config.tracing_config import TracingConfig
 from dspy_mlflow_callbacks.events import LEVELS
 
 

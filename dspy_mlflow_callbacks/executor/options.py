@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Any
 
 import attrs
 import dspy
 
+from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.executor.progress import ALWAYS
 
-_SWITCH = (True, False)
 PLACES = ("threads", "asyncio", "processes", "ray", "dask", "spark")
+_MAX_NAME_CHARACTERS = 250
 
 
 def _one_of(*allowed: object) -> Any:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not any(value is each or (isinstance(value, str) and value == each) for each in allowed):
-            message = f"{attribute.name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
-            raise ValueError(message)
-
-    return check
+    return checks.argument(checks.one_of(allowed, shown=repr))
 
 
-def _whole(least: int) -> Any:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value is None and attribute.default is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int):
-            message = f"{attribute.name} must be a whole number, got {value!r}"
-            raise TypeError(message)
-        if value < least:
-            message = f"{attribute.name} must be at least {least}, got {value!r}"
-            raise ValueError(message)
+def _whole(least: int) -> Callable[[Any], int]:
+    return checks.whole_number("a whole number", least, in_range=f"at least {least}")
 
-    return check
+
+def _or_none(check: Callable[[Any], Any]) -> Any:
+    return checks.argument(checks.optional(check))
+
+
+_switch = _one_of(True, False)  # noqa: FBT003  (values, not switches)
+_seconds = checks.number("a number of seconds above 0, or None", lambda said: 0 < said < math.inf, mistyped=ValueError)
 
 
 def _program(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -56,20 +50,10 @@ def _place(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         _one_of(*PLACES)(None, attribute, value)
 
 
-def _seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and 0 < value < math.inf):
-        message = f"timeout must be a number of seconds above 0, or None, got {value!r}"
-        raise ValueError(message)
-
-
 def _name(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not (isinstance(value, str) and value and len(value) <= _MAX_NAME_CHARACTERS):
         message = f"name must be a text of 1 to {_MAX_NAME_CHARACTERS} characters, or None, got {value!r}"
         raise ValueError(message)
-
-
-_MAX_NAME_CHARACTERS = 250
 
 
 def _function(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -90,16 +74,16 @@ class Options:
     program: Any = attrs.field(validator=_program)
     inputs: Any = attrs.field(validator=_inputs)
     on: Any = attrs.field(validator=_place)
-    max_workers: int | None = attrs.field(default=None, validator=_whole(1))
+    max_workers: int | None = attrs.field(default=None, validator=_or_none(_whole(1)))
     trace: str = attrs.field(validator=_one_of("each", "one"))
     on_error: str = attrs.field(validator=_one_of("raise", "keep", "skip"))
-    retries: int = attrs.field(validator=_whole(0))
-    timeout: float | None = attrs.field(validator=_seconds)
-    progress: Any = attrs.field(validator=_one_of(*_SWITCH, ALWAYS))
+    retries: int = attrs.field(validator=checks.argument(_whole(0)))
+    timeout: float | None = attrs.field(validator=_or_none(_seconds))
+    progress: Any = attrs.field(validator=_one_of(True, False, ALWAYS))  # noqa: FBT003  (values, not switches)
     name: str | None = attrs.field(validator=_name)
-    resume: bool = attrs.field(validator=_one_of(*_SWITCH))
+    resume: bool = attrs.field(validator=_switch)
     input_id: Any = attrs.field(validator=_function)
-    window: int | None = attrs.field(default=None, validator=_whole(1))
+    window: int | None = attrs.field(default=None, validator=_or_none(_whole(1)))
 
     def __attrs_post_init__(self) -> None:
         if self.resume and self.trace == "one":

@@ -21,10 +21,8 @@ _ALLOWED_KINDS = (*(kind.value for kind in CallKind if kind not in _PARTS), *_GR
 
 
 def _kinds(names: Iterable[CallKind | str]) -> frozenset[CallKind]:
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        message = f"kinds must be an iterable of {', '.join(_ALLOWED_KINDS)}, got {names!r}"
-        raise TypeError(message)
-    return frozenset(kind for name in names for kind in _kinds_of(name))
+    given = checks.items("kinds", names, ", ".join(_ALLOWED_KINDS))
+    return frozenset(kind for name in given for kind in _kinds_of(name))
 
 
 def _kinds_of(name: CallKind | str) -> tuple[CallKind, ...]:
@@ -82,10 +80,7 @@ class KindFilter:
 
 
 def _globs(names: Any) -> tuple[str, ...]:
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        message = f"names must be an iterable of globs such as 'Program.*', got {names!r}"
-        raise TypeError(message)
-    globs = tuple(names)
+    globs = checks.items("names", names, "globs such as 'Program.*'")
     for glob in globs:
         if not isinstance(glob, str) or not glob:
             message = f"a glob must be a text such as 'Program.*', got {glob!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -51,15 +52,11 @@ class TokenBucket:
             return True
 
 
-def _check_rate(_: object, attribute: attrs.Attribute[float | None], value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        message = f"{attribute.name} must be a number of traces per second, got {value!r}"
-        raise TypeError(message)
-    if not 0 < value < float("inf"):
-        message = f"{attribute.name} must be greater than 0 traces per second and finite, got {value!r}"
-        raise ValueError(message)
+_rate = checks.number(
+    "a number of traces per second",
+    lambda value: 0 < value < math.inf,
+    in_range="greater than 0 traces per second and finite",
+)
 
 
 def _tag_globs(value: Any) -> Mapping[str, str]:
@@ -97,7 +94,7 @@ class SamplingRule:
     tags: Mapping[str, str] = attrs.field(default=EMPTY, converter=_tag_globs, hash=False)
     experiment: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
     ratio: float = attrs.field(default=1.0, validator=checks.share)
-    max_per_second: float | None = attrs.field(default=None, validator=_check_rate)
+    max_per_second: float | None = attrs.field(default=None, validator=checks.argument(checks.optional(_rate)))
     _bucket: TokenBucket | None = attrs.field(init=False, repr=False, eq=False)
 
     __repr__ = checks.brief_repr

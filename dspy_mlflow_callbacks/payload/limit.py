@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import orjson
 
+from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.payload.step import Payload
 
 _NOTE_CHARACTERS = 60  # of what stands for the rest of a text, at most
@@ -17,14 +18,7 @@ _REFERENCE = "mlflow-attachment://"
 # What MLflow parses (its chat view, its token and cost charts): texts in it are shortened, its structure stays.
 _PARSED = "mlflow."
 
-
-def _check_characters(_: object, attribute: attrs.Attribute[int], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        message = f"{attribute.name} must be a number of characters, got {value!r}"
-        raise TypeError(message)
-    if value < 1:
-        message = f"{attribute.name} must be at least 1 character, got {value!r}"
-        raise ValueError(message)
+_characters = checks.whole_number("a number of characters", 1, in_range="at least 1 character")
 
 
 @attrs.frozen
@@ -49,7 +43,7 @@ class PayloadLimit:
         ```
     """
 
-    max_chars: int = attrs.field(validator=_check_characters)
+    max_chars: int = attrs.field(validator=checks.argument(_characters))
 
     def clears(self, text: str) -> bool:
         """Return whether *text* is short enough."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -17,10 +17,7 @@ _COUNTED = frozenset({"mlflow.chat.tokenUsage", "mlflow.llm.cost"})
 
 
 def _texts(argument: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        message = f"{argument} must be an iterable of texts, got {value!r}"
-        raise TypeError(message)
-    texts = tuple(value)
+    texts = checks.items(argument, value, "texts")
     for text in texts:
         if not isinstance(text, str):
             message = f"{argument} must be texts, got {text!r}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import dspy
 from mlflow.entities import Trace
 
+from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.callbacks import MlflowCallback, TracingCallback
 from dspy_mlflow_callbacks.config import TracingConfig
 from dspy_mlflow_callbacks.replaying import inputs as recorded_inputs
@@ -89,9 +90,7 @@ def replay(
 
 def _check(mode: str, tools: str, from_span: Any, lm: Any, inputs: Any) -> None:
     for name, value, allowed in (("mode", mode, MODES), ("tools", tools, TOOLS)):
-        if value not in allowed:
-            message = f"replay: {name} must be one of {', '.join(allowed)}, got {value!r}"
-            raise ValueError(message)
+        checks.named(f"replay: {name}", checks.one_of(allowed), value)
     for name, value in (("from_span", from_span), ("lm", lm)):
         if value is not None and mode != "live":
             message = f"replay: {name} goes with mode='live', and the mode is {mode!r}"

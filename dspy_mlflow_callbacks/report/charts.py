@@ -12,6 +12,8 @@ from typing import Any
 
 import attrs
 
+from dspy_mlflow_callbacks.report.tables import table
+
 _WIDTH, _HEIGHT = 330, 170
 _COLOURS = ("#3b82f6", "#0d9488")
 _FAILED = "failed", "#e5484d"
@@ -88,19 +90,11 @@ def _most(chart: Chart) -> float:
 
 
 def _table(chart: Chart) -> str:
-    names = list(chart.series)
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in (chart.x, *names))
     rows = [
-        f'<tr><th scope="row">{html.escape(label)}</th>'
-        + "".join(f"<td>{_number(chart.series[name][number])}</td>" for name in names)
-        + "</tr>"
+        (html.escape(label), *(_number(values[number]) for values in chart.series.values()))
         for number, label in enumerate(chart.labels)
     ]
-    label = f"{html.escape(chart.title)}: numbers"
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return table(f"{html.escape(chart.title)}: numbers", map(html.escape, (chart.x, *chart.series)), rows, style="")
 
 
 def _number(value: float | None) -> str:

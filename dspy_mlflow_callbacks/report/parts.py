@@ -13,6 +13,7 @@ from dspy_mlflow_callbacks.report.charts import Chart
 from dspy_mlflow_callbacks.report.compiles import OptimizerRun
 from dspy_mlflow_callbacks.report.gathering import HOUR_MS, Gathered, Listed
 from dspy_mlflow_callbacks.report.sums import Sum
+from dspy_mlflow_callbacks.report.tables import table
 
 _DAY_HOURS = 24
 _MOST_HOURS = 3 * _DAY_HOURS
@@ -22,22 +23,6 @@ _MOST_BARS = 90
 def text(value: object) -> str:
     """Return any text as HTML that says it and nothing else."""
     return html.escape(printable(str(value)))
-
-
-def table(
-    title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, is_filtered: bool = False, style: str = "numbers"
-) -> str:
-    """Return a table of cells that are HTML; the first of a row is what it is about."""
-    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    mark = f' class="{style}"' + (" data-filtered" if is_filtered else "")
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table{mark}><thead><tr>{columns}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div>"
-    )
 
 
 def milliseconds(value: float | None) -> str:

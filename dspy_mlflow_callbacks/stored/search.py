@@ -6,12 +6,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import attrs
 from mlflow import MlflowClient
 from mlflow.entities import Trace
 
+from dspy_mlflow_callbacks.compare.pages import found
 from dspy_mlflow_callbacks.compare.selection import locations_of, quoted, tag_name
 
 STATUSES = ("OK", "ERROR", "IN_PROGRESS")
@@ -99,21 +99,13 @@ def traces(search: Search, *, limit: int | None = None, with_spans: bool = True,
         ValueError: if there is no such experiment, or the search cannot be said to MLflow.
         mlflow.exceptions.MlflowException: if the store cannot be read.
     """
-    client, seen = MlflowClient(), set[str]()
-    asked: dict[str, Any] = {
-        "locations": list(search.locations or locations_of(client, search.experiments or None)),
-        "filter_string": search.filter_string(),
-        "include_spans": with_spans,
-        "order_by": ["timestamp_ms DESC"],
-    }
-    token: str | None = None
-    while limit is None or len(seen) < limit:
-        most = page if limit is None else min(page, limit - len(seen))
-        found = client.search_traces(**asked, max_results=most, page_token=token)
-        for trace in found:
-            if trace.info.trace_id not in seen:  # one that was stored meanwhile moves pages
-                seen.add(trace.info.trace_id)
-                yield trace
-        token = found.token
-        if not token:
-            return
+    client = MlflowClient()
+    yield from found(
+        client,
+        page=page,
+        limit=limit,
+        locations=list(search.locations or locations_of(client, search.experiments or None)),
+        filter_string=search.filter_string(),
+        include_spans=with_spans,
+        order_by=["timestamp_ms DESC"],
+    )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from dspy_mlflow_callbacks import dspy_internals
+from dspy_mlflow_callbacks import checks, dspy_internals
 from dspy_mlflow_callbacks.replaying.answers import LMAnswer, problem_of_lm
 from dspy_mlflow_callbacks.replaying.asking import Asked, asked, parameters_differ, parameters_of
 from dspy_mlflow_callbacks.replaying.divergences import first_difference
@@ -122,9 +122,7 @@ def replay_lms(traces: CapturedTraces, path: Path, mode: RecordMode = "none") ->
             program(question="why?")
         ```
     """
-    if mode not in RECORD_MODES:
-        message = f"mode must be one of {', '.join(RECORD_MODES)}, got {mode!r}"
-        raise ValueError(message)
+    checks.named("mode", checks.one_of(RECORD_MODES), mode)
     answers = RecordedAnswers(path, mode)
     with dspy_internals.directed_everywhere(answers):
         yield answers

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import attrs
 
+from dspy_mlflow_callbacks import checks
 from dspy_mlflow_callbacks.testing.captured import CapturedTraces
 
-
-def _not_negative(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        message = f"{attribute.name} must be a number from 0 on, got {value!r}"
-        raise ValueError(message)
-
-
-_limit: Any = attrs.validators.optional(_not_negative)
+_from_zero = checks.number("a number from 0 on", lambda value: value >= 0, mistyped=ValueError)
+_limit = checks.argument(checks.optional(_from_zero))
 
 
 @attrs.frozen(kw_only=True)

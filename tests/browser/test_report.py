@@ -13,6 +13,7 @@ from docs_blocks import ROOT
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from PIL import Image
 from playwright.sync_api import expect
+from stored import tracking_to
 
 from dspy_mlflow_callbacks import trace_report
 from dspy_mlflow_callbacks.report.gathering import Gathered
@@ -27,14 +28,8 @@ SCHEMES = ["light", "dark"]
 @pytest.fixture(scope="module")
 def html(cli_traces):
     """Return the page of the shared traces."""
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(cli_traces.uri)
-    try:
+    with tracking_to(cli_traces.uri):
         return trace_report(experiments=[cli_traces.experiment], by="model", ui_url="http://127.0.0.1:9").to_html()
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import closing
 import dspy
 import mlflow
 import pytest
-from ended import stored_ids
+from ended import new_destination, stored_ids
 from faulty_proxy import FaultyProxy
 from lives import answers, counts, ended, expected_answers, live
 from offline_lm import OfflineLM
@@ -32,8 +32,7 @@ def folder(tmp_path):
 @pytest.fixture
 def database(tmp_path):
     """Return a destination in a database of the test's own."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    return Destination(tracking_uri=uri, experiment_id=mlflow.MlflowClient(uri).create_experiment("lives"))
+    return new_destination(f"sqlite:///{tmp_path}/mlflow.db", "lives")
 
 
 def test_a_program_that_is_killed_50_times_loses_no_ended_trace(database, folder):
