@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import attrs
 import mlflow
@@ -20,12 +19,8 @@ from dspy_mlflow_callbacks.export import process as exporter
 from dspy_mlflow_callbacks.export.batch import Batch, Entry
 from dspy_mlflow_callbacks.export.delivery import HOLDING, MANY_TRACES, SENDING, WRITING, Delivery
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
-from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess, ProcessEndedError
 from dspy_mlflow_callbacks.export.frames import packed, read_frame
-from dspy_mlflow_callbacks.export.waiting import Limits
-
-LIMITS = Limits()
 
 
 class Clock:
@@ -310,62 +305,3 @@ def test_a_path_that_is_relative_means_the_same_file(tmp_path, monkeypatch, deli
     delivery.deliver(batch_of(trace))
     assert stored_ids(destination) == [trace.id]
     assert sorted(path.name for path in tmp_path.glob("**/*.db")) == ["relative.db"]
-
-
-def test_under_load_the_killed_process_loses_and_doubles_nothing(destination):
-    """A process that is killed in the middle of a load leaves every trace stored once."""
-    own = Exporter()
-    traces = [EndedTrace(destination, spans=spans_of_a_trace(1)) for _ in range(3000)]
-    rest = iter(traces)
-
-    def put_until(condition):
-        for trace in rest:
-            own.put(trace, LIMITS)
-            if condition():
-                return
-            if own.queued > 500:
-                wait_until(lambda: own.queued <= 500 or condition())
-        pytest.fail("the load is over too soon")
-
-    helper = own._delivery._helper
-    put_until(lambda: helper._process is not None and helper._process._is_ready and helper._process._number > 2)
-    os.kill(helper._process.pid, signal.SIGKILL)
-    for trace in rest:
-        own.put(trace, LIMITS)
-    assert own.flush(100)
-    assert {trace.outcome() for trace in traces} == {"stored"}
-    assert stored_ids(destination) == sorted(trace.id for trace in traces)
-    own.close(60)
-    assert helper._deaths == 1
-
-
-PROGRAM = """
-import os, sys
-sys.path.insert(0, {tests!r})
-from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess
-from ended import wait_until
-if __name__ != "__main__":
-    raise SystemExit("run twice")
-process = ExporterProcess({uri!r})
-wait_until(process.is_ready)
-print(process.pid, flush=True)
-{rest}
-"""
-
-
-@pytest.mark.parametrize(
-    "rest",
-    [
-        "os.kill(os.getpid(), 9)",
-        "if os.fork(): os.kill(os.getpid(), 9)\nelse: sys.stdin.read()",
-    ],
-    ids=["killed", "killed, and a fork of it lives on"],
-)
-def test_the_process_ends_with_its_program(destination, tmp_path, rest):
-    """When its program is killed the process ends, even if somebody else still holds its pipe."""
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM.format(tests=str(Path(__file__).parent), uri=destination.tracking_uri, rest=rest))
-    with subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        pid = int(program.stdout.readline())
-        program.wait(60)
-        wait_until(lambda: not is_alive(pid))
