@@ -105,6 +105,11 @@ class _DaskExecutor(ClientExecutor):
         super().__init__(client)
         self._function: Carrying | None = None
 
+    @property
+    def workers(self) -> int:
+        """How many tasks run at once: workers come and go."""
+        return max(1, int(sum(self._client.nthreads().values())))
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         known = self._function
         # What is submitted again and again is pickled once.

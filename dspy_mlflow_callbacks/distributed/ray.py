@@ -116,6 +116,7 @@ class _RayExecutor(Executor):
             _join(max_workers)
         cpus = ray.cluster_resources().get("CPU", 1.0)
         self._options = {} if max_workers is None else {"num_cpus": max(1.0, cpus // max_workers)}
+        self.workers = max_workers or max(1, int(cpus))
         self._task: TracedTask | None = None
         self._futures: set[Future[Any]] = set()
 

@@ -65,7 +65,8 @@ class _SparkExecutor(ThreadPoolExecutor):
             session, is_new = _session(max_workers)
             self._own = session if is_new else None
         self._context = session.sparkContext
-        super().__init__(max_workers or self._context.defaultParallelism)
+        self.workers = max_workers or self._context.defaultParallelism
+        super().__init__(self.workers)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return super().submit(self._run, traced(fn), args, kwargs)
