@@ -59,7 +59,8 @@ def run(
         max_workers: How many inputs are worked on at once; None is DSPy's `num_threads`, as many as the engine runs
             tasks at once when the run begins, or one for each core where it is other processes.
         trace: `each` gives each attempt at an input a trace of its own, all with the tag `dspy.run.name`; `one` is one
-            trace for all of them, which is kept in memory until it ends: for some thousand inputs. Inside a program
+            trace for all of them, which is kept in memory until it ends: for some thousand inputs, or some hundred
+            where workers are other processes, each of which makes MLflow add the tokens up again. Inside a program
             that is traced, the inputs are part of its trace either way.
         on_error: What an input that fails does: `raise` stops the run at the first one in order and raises its error;
             `keep` gives a result with the error in its place; `skip` leaves it out, and counts it.
