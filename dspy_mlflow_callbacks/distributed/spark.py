@@ -83,7 +83,10 @@ class _SparkExecutor(ThreadPoolExecutor):
 
 def _session(max_workers: int | None) -> tuple[Any, bool]:
     """Return the session that runs, or a new one; and whether it is new."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active, False
     at_once, name = "*" if max_workers is None else max_workers, f"dspy-mlflow-{uuid.uuid4().hex[:8]}"
     builder = SparkSession.builder.master(f"local[{at_once},4]").appName(name)
     session = builder.config("spark.pyspark.python", sys.executable).getOrCreate()
-    return session, session.sparkContext.appName == name  # a session that runs keeps the name that it has
+    return session, session.sparkContext.appName == name  # one of another thread keeps its name

@@ -110,7 +110,7 @@ class EveryRun:
     def test_run_with_a_worker_that_dies(self, driver, trace):
         """The engine begins its input again: all results are right, and what was stored of the first attempt stays."""
         asked = [driver.dying(), *questions(6)]
-        results, made = self.run(driver, asked, trace=trace)
+        results, made = self.run(driver, asked, trace=trace, retries=1)
         assert [each.prediction.answer for each in made] == ["some answer"] * 7
         assert results.counts.errors == 0
         if trace == "one":

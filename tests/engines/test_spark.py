@@ -63,14 +63,15 @@ class TestRuns(EveryRun):
 
 
 def test_the_executor(driver, spark):
-    """The executor's work is Spark's."""
+    """The executor's work is that of the session that it is given, or that runs, and leaves it open."""
 
     def run():
-        with spark_executor(spark) as pool:
-            return list(pool.map(answer, questions(20)))
+        with spark_executor(spark) as given, spark_executor() as found:
+            return [*given.map(answer, questions(10)), *found.map(answer, questions(10))]
 
     assert driver.run(run) == ["some answer"] * 20
     driver.check(20)
+    assert spark.range(3).count() == 3
 
 
 def test_the_block_of_the_documentation(driver, spark):
