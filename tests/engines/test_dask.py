@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent import futures
 
+import dask
 import dask.bag
 import pytest
 from distributed import Client, LocalCluster
@@ -28,6 +29,12 @@ def client(server):
         yield client
 
 
+@pytest.fixture(autouse=True)
+def both_workers(client):
+    """Wait until a worker that died in another test is replaced."""
+    client.wait_for_workers(2, timeout=100)
+
+
 class TestTasks(EveryCarryingEngine):
     """Dask's tasks."""
 
@@ -41,6 +48,15 @@ class TestRuns(EveryRun):
     """`run(…, on="dask")`."""
 
     on = "dask"
+
+    def test_run_with_an_input_that_kills_each_worker(self, driver):
+        """Dask gives up after two deaths here, which a cluster of three outlives if no worker comes back."""
+        with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+            LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0") as cluster,
+            Client(cluster),
+        ):
+            super().test_run_with_an_input_that_kills_each_worker(driver)
 
 
 def test_bags(driver, client):
