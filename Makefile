@@ -132,9 +132,10 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/fuzz_otlp_reader.py -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz/fuzz_headers.py -max_total_time=$(FUZZ_SECONDS)
 
-# Clusters of two workers on this machine: Ray, Dask, Celery over Redis, Spark over Java.
+# Clusters of two workers on this machine: Ray, Dask, Celery over Redis, Spark over Java; what they store is in PostgreSQL and SQLite.
 .PHONY: test-engines
 test-engines: $(VENV)/.engines
 	@.ci/debian default-jre-headless java
 	@.ci/debian redis-server redis-server
+	@.ci/debian postgresql initdb
 	$(BIN)/python -m pytest tests/engines -n 2 --dist loadfile --timeout 280

@@ -2,8 +2,9 @@
 
     python benchmarks/engines.py [--rounds 5] [--tasks 200] [ray dask celery spark]
 
-Two workers and tasks of ten spans, into a tracking server with SQLite on this machine. Not part of `make bench`: it
-needs what `make test-engines` installs.
+Two workers and tasks of ten spans, into a tracking server with SQLite on this machine. An engine's driver asks how its
+tasks are as long as they last, so what it pays while traced tasks wait for the store is compared with what it pays for
+untraced ones that sleep as long. Not part of `make bench`: it needs what `make test-engines` installs.
 """
 
 from __future__ import annotations
@@ -37,9 +38,20 @@ from tracking_server import TrackingServer
 TASKS = 200
 
 
-def untraced(question):
-    with dspy.context(lm=LM, callbacks=[]):
-        return answer(question)
+WORKERS = 2
+
+
+def untraced(seconds):
+    """Return what answers without a trace, in so many seconds at least."""
+
+    def untraced(question):
+        began = time.perf_counter()
+        with dspy.context(lm=LM, callbacks=[]):
+            answered = answer(question)
+        time.sleep(max(0.0, began + seconds - time.perf_counter()))
+        return answered
+
+    return untraced
 
 
 @contextmanager
@@ -49,8 +61,11 @@ def on_ray():
     from dspy_mlflow_callbacks.distributed.ray import TracedTask
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    own, ours = ray.remote(untraced), TracedTask(answer)
-    yield tuple(lambda asked, task=task: ([task.remote(each) for each in asked], ray.get) for task in (own, ours))
+
+    def sent(task):
+        return lambda asked: ([task.remote(each) for each in asked], ray.get)
+
+    yield lambda seconds: sent(ray.remote(untraced(seconds))), sent(TracedTask(answer))
     ray.shutdown()
 
 
@@ -62,9 +77,13 @@ def on_dask():
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
         client.register_plugin(AttemptPlugin())
+
+        def mapped(function):
+            return lambda asked: (client.map(function(), asked, pure=False), client.gather)
+
         yield (
-            lambda asked: (client.map(untraced, asked, pure=False), client.gather),
-            lambda asked: (client.map(traced(answer), asked, pure=False), client.gather),
+            lambda seconds: mapped(lambda: untraced(seconds)),
+            mapped(lambda: traced(answer)),
         )
 
 
@@ -81,7 +100,10 @@ def on_spark():
     def mapped(function, asked):
         return session.sparkContext.parallelize(asked, 8).map(function), lambda rows: rows.collect()
 
-    yield lambda asked: mapped(untraced, asked), lambda asked: mapped(traced(answer), asked)
+    yield (
+        lambda seconds: lambda asked: mapped(untraced(seconds), asked),
+        lambda asked: mapped(traced(answer), asked),
+    )
     session.stop()
 
 
@@ -103,7 +125,7 @@ def on_celery():
         def sent(asked):
             return [celery_app.answer.delay(each) for each in asked], lambda results: [each.get() for each in results]
 
-        yield None, sent
+        yield lambda _: plain_celery(), sent  # its tasks last as long: the worker traces them too
         worker.terminate()
         worker.wait()
         redis.terminate()
@@ -125,7 +147,7 @@ def main():
     parser.add_argument("engines", nargs="*", default=["ray", "dask", "celery", "spark"])
     options = parser.parse_args()
     engines = {"ray": on_ray, "dask": on_dask, "celery": on_celery, "spark": on_spark}
-    print("| engine | hand over, own → traced | driver's CPU, own → traced | until answered, own → traced | stored |")
+    print("| engine | hand over | driver's CPU | until answered | stored |")
     print("| --- | --- | --- | --- | --- |")
     for name in options.engines:
         with tempfile.TemporaryDirectory() as folder:
@@ -142,18 +164,18 @@ def main():
 
 
 def row(name, own, ours, rounds, tasks):
-    driver, figures = Driver(Path()), ([], [])
+    """Return what an engine's own tasks cost, its own that last as long as traced ones, and traced ones."""
+    driver, figures = Driver(Path()), ([], [], [])
     for number in range(rounds + 1):  # the first lets workers import what they need
-        if own is None:
-            own = plain_celery()
-        plain = measured(own, tasks)
+        plain = measured(own(0.0), tasks)
         traced = driver.run(lambda: measured(ours, tasks))
+        as_long = measured(own(WORKERS * traced[-1] / 1e3), tasks)
         if number:
-            figures[0].append(plain)
-            figures[1].append(traced)
-    spans = sum(len(trace.data.spans) for trace in driver.traces())
+            for each, found in zip(figures, (plain, as_long, traced), strict=True):
+                each.append(found)
+    spans = sum(len(trace.data.spans) for trace in driver.traces("trace.name = 'Runs'"))  # Celery's own have others
     columns = [[statistics.median(each) for each in zip(*rows, strict=True)] for rows in figures]
-    cells = [f"{before:.2f} → {after:.2f} ms" for before, after in zip(*columns, strict=True)]
+    cells = [" → ".join(f"{each:.2f}" for each in cell) + " ms" for cell in zip(*columns, strict=True)]
     return f"| {name} | {' | '.join(cells)} | {spans:,} of {(rounds + 1) * (1 + SPANS * tasks):,} |"
 
 

@@ -115,7 +115,7 @@ def test_the_limits_are_those_of_the_code():
 
 
 def test_the_engines_blocks():
-    """The blocks of the engines are whole; tests/engines runs what they show on clusters."""
+    """The blocks of the engines are whole; tests/engines runs them on clusters."""
     blocks = [
         PAGE.block("import ray\n"),
         PAGE.block("client.register_plugin("),

@@ -334,6 +334,16 @@ def test_an_engine_by_its_name(dspy_traces, monkeypatch, engine_name):
     assert dspy_traces.tree() == [bare("Run", *[bare("Answers")] * 2)]
 
 
+def test_the_number_of_an_engines_workers(dspy_traces, monkeypatch):
+    """Where nobody says how many inputs are worked on at once, they are as many as the engine runs tasks at once."""
+    monkeypatch.setattr(Carries, "workers", 3, raising=False)
+    room = SimpleNamespace(dask_executor=lambda max_workers: Carries() if max_workers is None else None)
+    monkeypatch.setitem(sys.modules, "dspy_mlflow_callbacks.distributed.dask", room)
+    inputs = Endless()
+    with run(Answers(), inputs, on="dask"):
+        assert inputs.taken == 4 * 3
+
+
 def test_an_engines_executor_of_ones_own(dspy_traces, monkeypatch):
     """An executor that this package made for an engine is left open too."""
     monkeypatch.setattr(Carries, "__module__", "dspy_mlflow_callbacks.distributed.dask")

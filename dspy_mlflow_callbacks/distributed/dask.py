@@ -86,7 +86,8 @@ def dask_executor(client: Client | None = None, max_workers: int | None = None) 
     """Return an executor whose work runs as Dask tasks, as part of the trace in which it is submitted.
 
     Args:
-        client: A client of a cluster; None starts a cluster on this machine, which the executor's end stops.
+        client: A client of a cluster; None takes the current one (`Client.current`), or starts a cluster on this
+            machine, which the executor's end stops.
         max_workers: How many processes that one has; None leaves it to Dask.
     """
     return _DaskExecutor(client, max_workers)
@@ -95,6 +96,7 @@ def dask_executor(client: Client | None = None, max_workers: int | None = None) 
 class _DaskExecutor(ClientExecutor):
     def __init__(self, client: Client | None, max_workers: int | None) -> None:
         self._own: tuple[Any, ...] = ()
+        client = client or _current()
         if client is None:
             cluster = LocalCluster(n_workers=max_workers, threads_per_worker=1, dashboard_address=":0")
             client = Client(cluster)
@@ -102,6 +104,11 @@ class _DaskExecutor(ClientExecutor):
         client.register_plugin(AttemptPlugin())
         super().__init__(client)
         self._function: Carrying | None = None
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at once: workers come and go."""
+        return max(1, int(sum(self._client.nthreads().values())))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         known = self._function
@@ -113,7 +120,14 @@ class _DaskExecutor(ClientExecutor):
     def map(self, fn: Callable[..., Any], *iterables: Any, **options: Any) -> Any:
         return Executor.map(self, fn, *iterables, **options)  # Dask's own does not go by `submit`
 
-    def shutdown(self, wait: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002  (its base's)
-        super().shutdown(wait=wait, **options)
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002  (its base's)
+        super().shutdown(wait=wait and not cancel_futures)  # Dask cancels what it does not wait for
         for each in self._own:
             each.close()
+
+
+def _current() -> Client | None:
+    try:
+        return Client.current()
+    except ValueError:  # there is none
+        return None

@@ -6,7 +6,9 @@ Needs the extra `ray`.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -41,9 +43,14 @@ class TracedTask:
         self._options = {"name": getattr(function, "__name__", type(function).__name__), **options}
         self._task = _run.options(**self._options)
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function."""
+        return self._function.function
+
     def options(self, **options: Any) -> TracedTask:
         """Return the task with other options of Ray's."""
-        return TracedTask(self._function.function, **{**self._options, **options})
+        return TracedTask(self.function, **{**self._options, **options})
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Let Ray run it, and return what Ray's `remote` does."""
@@ -95,8 +102,9 @@ def ray_executor(max_workers: int | None = None) -> Executor:
     """Return an executor whose work runs as Ray tasks, as part of the trace in which it is submitted.
 
     Args:
-        max_workers: How many tasks run at once; None is as many as Ray has CPUs for. Where Ray does not run yet, it is
-            started on this machine, for so many.
+        max_workers: How many tasks run at once; None is as many as Ray has CPUs for. Where this process has no Ray yet,
+            it joins the cluster that `RAY_ADDRESS` or `ray start` says, or one is started on this machine, for so many;
+            the executor's end leaves it.
     """
     return _RayExecutor(max_workers)
 
@@ -105,25 +113,43 @@ class _RayExecutor(Executor):
     def __init__(self, max_workers: int | None) -> None:
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
-            ray.init(num_cpus=max_workers, include_dashboard=False)
+            _join(max_workers)
         cpus = ray.cluster_resources().get("CPU", 1.0)
-        self._options = {} if max_workers is None or self._is_ours else {"num_cpus": max(1.0, cpus // max_workers)}
+        self._options = {} if max_workers is None else {"num_cpus": max(1.0, cpus // max_workers)}
+        self.workers = max_workers or max(1, int(cpus))
+        self._task: TracedTask | None = None
         self._futures: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = TracedTask(fn, **self._options).remote(*args, **kwargs).future()
+        if self._task is None or self._task.function is not fn:  # what is submitted again and again is pickled once
+            self._task = TracedTask(fn, **self._options)
+        future: Future[Any] = self._task.remote(*args, **kwargs).future()
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002  (its base's)
-        for future in list(self._futures):
-            if cancel_futures:
-                future.cancel()
-            elif wait:
-                future.exception()
-        if self._is_ours and wait:
+        left = list(self._futures)
+        for future in left if cancel_futures else ():
+            future.cancel()
+        if wait:
+            self._leave(left)
+        elif self._is_ours:
+            threading.Thread(target=self._leave, args=(left,), name="dspy-mlflow-ray", daemon=True).start()
+
+    def _leave(self, left: list[Future[Any]]) -> None:
+        """Wait for what runs, and end or leave the cluster."""
+        futures.wait(left)
+        if self._is_ours:
+            self._is_ours = False
             ray.shutdown()
+
+
+def _join(max_workers: int | None) -> None:
+    try:
+        ray.init(num_cpus=max_workers, include_dashboard=False)
+    except ValueError:  # there is a cluster that this process is to join: it has the CPUs that it has
+        ray.init()
 
 
 class _Method:

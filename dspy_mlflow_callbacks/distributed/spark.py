@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -51,7 +52,7 @@ def spark_executor(session: SparkSession | None = None, max_workers: int | None 
     A job takes Spark some 10 ms to plan: where that is much, use `mapInPandas`.
 
     Args:
-        session: A session; None starts one on this machine, which the executor's end stops.
+        session: A session; None takes the one that runs, or starts one on this machine, which the executor's end stops.
         max_workers: How many tasks run at once; None is as many as Spark has room for.
     """
     return _SparkExecutor(session, max_workers)
@@ -61,11 +62,11 @@ class _SparkExecutor(ThreadPoolExecutor):
     def __init__(self, session: SparkSession | None, max_workers: int | None) -> None:
         self._own: Any = None
         if session is None:
-            at_once = "*" if max_workers is None else max_workers
-            builder = SparkSession.builder.master(f"local[{at_once},4]").config("spark.pyspark.python", sys.executable)
-            session = self._own = builder.getOrCreate()
+            session, is_new = _session(max_workers)
+            self._own = session if is_new else None
         self._context = session.sparkContext
-        super().__init__(max_workers or self._context.defaultParallelism)
+        self.workers = max_workers or self._context.defaultParallelism
+        super().__init__(self.workers)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return super().submit(self._run, traced(fn), args, kwargs)
@@ -78,3 +79,14 @@ class _SparkExecutor(ThreadPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
         if self._own is not None:
             self._own.stop()
+
+
+def _session(max_workers: int | None) -> tuple[Any, bool]:
+    """Return the session that runs, or a new one; and whether it is new."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active, False
+    at_once, name = "*" if max_workers is None else max_workers, f"dspy-mlflow-{uuid.uuid4().hex[:8]}"
+    builder = SparkSession.builder.master(f"local[{at_once},4]").appName(name)
+    session = builder.config("spark.pyspark.python", sys.executable).getOrCreate()
+    return session, session.sparkContext.appName == name  # one of another thread keeps its name

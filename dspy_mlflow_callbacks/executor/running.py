@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor
@@ -57,10 +56,11 @@ def run(
         on: Where: `threads`, `asyncio` (`acall`, in a loop of its own), `processes` (begun with `spawn`), `ray`,
             `dask`, `spark` (each an extra of this package), or an executor of `concurrent.futures` whose workers are
             other processes; that one is left open.
-        max_workers: How many inputs are worked on at once; None is DSPy's `num_threads`, or one for each core where it
-            is other processes.
+        max_workers: How many inputs are worked on at once; None is DSPy's `num_threads`, as many as the engine runs
+            tasks at once when the run begins, or one for each core where it is other processes.
         trace: `each` gives each attempt at an input a trace of its own, all with the tag `dspy.run.name`; `one` is one
-            trace for all of them, which is kept in memory until it ends: for some thousand inputs. Inside a program
+            trace for all of them, which is kept in memory until it ends: for some thousand inputs, or some hundred
+            where workers are other processes, each of which makes MLflow add the tokens up again. Inside a program
             that is traced, the inputs are part of its trace either way.
         on_error: What an input that fails does: `raise` stops the run at the first one in order and raises its error;
             `keep` gives a result with the error in its place; `skip` leaves it out, and counts it.
@@ -124,8 +124,7 @@ def _begun(options: Options) -> Results:
         timeout=None if options.on == "threads" else options.timeout,
     )
     context = Carried("run") if root is None or root.context is None else root.context
-    workers = options.max_workers or _workers(options.on)
-    place = place_on(options.on, work, context, workers)
+    place, workers = place_on(options.on, work, context, options.max_workers)
     conduct = Conduct(
         name=name,
         on_error=options.on_error,
@@ -153,12 +152,6 @@ def _root(options: Options, name: str, fingerprint: str) -> Root:
 def _is_inside() -> bool:
     """Return whether something is around that what runs here is part of."""
     return dspy_internals.active_call_id() is not None or internals.tracer().current_span() is not INVALID_SPAN
-
-
-def _workers(on: Any) -> int:
-    if on in ("threads", "asyncio"):
-        return int(dspy_internals.settings.get("num_threads") or 8)
-    return os.cpu_count() or 1
 
 
 def _slots(options: Options, known: Mapping[str, str]) -> Iterator[Slot]:

@@ -12,11 +12,12 @@ sys.path[:0] = [folder for folder in (str(HERE), str(HERE.parent)) if folder not
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
 os.environ["PYTHONWARNINGS"] = "ignore"
 os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import mlflow
 import pytest
-from drivers import Driver
+from drivers import driving
 from named_folders import is_named
+from postgres_server import PostgresServer
 from tracking_server import TrackingServer
 
 
@@ -27,19 +28,26 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """Run a tracking server for all tests of the session."""
-    server = TrackingServer(tmp_path_factory.mktemp("server")).start()
+    """Run a tracking server on PostgreSQL for all tests of the session."""
+    postgres = PostgresServer().start()
+    server = TrackingServer(tmp_path_factory.mktemp("server"), postgres.create_store("mlflow")).start()
     os.environ["MLFLOW_TRACKING_URI"] = server.uri
+    yield server
+    server.stop()
+    postgres.stop()
+    postgres.remove()
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(tmp_path_factory):
+    """Run one on SQLite for those tests that name it."""
+    server = TrackingServer(tmp_path_factory.mktemp("sqlite_server")).start()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def driver(server, tmp_path):
+def driver(server, request, tmp_path):
     """Return what runs programs as the driver of an engine, and looks for their traces."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(server.uri)
-    mlflow.tracing.reset()
-    yield Driver(tmp_path)
-    mlflow.flush_trace_async_logging()
-    mlflow.set_tracking_uri(before)
+    with driving(request.getfixturevalue(getattr(request, "param", "server")), tmp_path) as driver:
+        yield driver

@@ -6,16 +6,30 @@ import threading
 import time
 import uuid
 from collections import Counter
+from contextlib import contextmanager
 
 import dspy
 import mlflow
 import pytest
+from docs_blocks import Page
 from program_of_tasks import LM, SPANS
 from programs import Runs
 
 from dspy_mlflow_callbacks import MlflowCallback, flush
 
 TASKS = 200
+PAGE = Page("docs/scaling.md")
+
+
+@contextmanager
+def driving(server, folder):
+    """Give a driver whose traces go to a server, in an experiment of its own."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server.uri)
+    mlflow.tracing.reset()
+    yield Driver(folder)
+    mlflow.flush_trace_async_logging()
+    mlflow.set_tracking_uri(before)
 
 
 class Driver:
@@ -29,26 +43,31 @@ class Driver:
         self.folder = folder
         self.experiment_id = mlflow.set_experiment(uuid.uuid4().hex).experiment_id
 
+    @contextmanager
+    def tracing(self, **options):
+        """Trace what runs inside, and wait until it is stored."""
+        with dspy.context(lm=LM, callbacks=[MlflowCallback(**options)]):
+            yield
+            assert flush(60)
+
     def run(self, function, **options):
         """Run it below a span, and return what it returns."""
-        with dspy.context(lm=LM, callbacks=[MlflowCallback(**options)]):
-            result = Runs(lambda _: function())()
-            assert flush(60)
-        return result
+        with self.tracing(**options):
+            return Runs(lambda _: function())()
 
-    def traces(self):
-        return mlflow.MlflowClient().search_traces(locations=[self.experiment_id])
+    def traces(self, condition=None):
+        return mlflow.MlflowClient().search_traces(locations=[self.experiment_id], filter_string=condition)
 
-    def check(self, tasks, *, spans=None, errors=0):
+    def check(self, tasks, *, spans=None, errors=0, root="Runs"):
         """Check that there is one trace, of so many tasks, with each span under its parent as in a sequential run."""
         (trace,) = self.traces()
         found = below(trace)
         assert not any(above == "an orphan" for above, _ in found), found
         assert sum(found.values()) == (1 + SPANS * tasks if spans is None else spans), found
-        assert found[None, "Runs"] == 1
-        assert found["Runs", "Answers"] == tasks
+        assert found[None, root] == 1
+        assert found[root, "Answers"] == tasks
         if spans is None:
-            assert found == in_sequence(tasks)
+            assert found == in_sequence(tasks, root)
         assert trace.info.state == "OK"
         failed = [span for span in trace.data.spans if span.name == "Answers" and span.status.status_code == "ERROR"]
         assert len(failed) == errors
@@ -113,7 +132,7 @@ class Driver:
     def _let_die(self):
         end = time.monotonic() + 100
         while time.monotonic() < end:
-            if any(set_of_dead(trace) >= {"Answers.first"} for trace in self.traces()):
+            if any(is_of_dying(span) for trace in self.traces() for span in trace.data.spans):
                 break
             time.sleep(0.2)
         (self.folder / "tasks" / "is stored").touch()
@@ -127,12 +146,17 @@ class Driver:
         assert Counter(span.get_attribute("dspy.attempt") for span in calls) == {None: tasks, 2: 1}
         (dead,) = [span for span in calls if span.status.status_code == "ERROR"]
         assert dead.get_attribute("dspy.attempt") is None
-        assert "Answers.first" in set_of_dead(trace)
+        assert "Answers.first" in dead_in(trace)
         assert found["Answers.second", "ChatAdapter.parse"] == tasks
         assert trace.info.tags["dspy.retried"] == "true"
 
 
-def set_of_dead(trace):
+def is_of_dying(span):
+    """Return whether it is the first predictor's of the task that dies."""
+    return span.name == "Answers.first" and span.inputs["question"].startswith("dies in ")
+
+
+def dead_in(trace):
     """Return the names of the spans below those of tasks that have not ended."""
     dead = {span.span_id for span in trace.data.spans if span.name == "Answers" and span.status.status_code == "ERROR"}
     return {span.name for span in trace.data.spans if span.parent_id in dead}
@@ -145,13 +169,14 @@ def below(trace):
     return Counter((names.get(span.parent_id, "an orphan"), span.name) for span in trace.data.spans)
 
 
-def in_sequence(tasks):
-    """Return what `below` returns of a sequential run."""
+def in_sequence(tasks, root="Runs"):
+    """Return what `below` returns of a sequential run, below a root; None is a task without one."""
     lm = LM.model
     predictors = [f"Answers.{name}" for name in ("first", "second")]
     steps = [(each, step) for each in predictors for step in ("ChatAdapter.format", lm, "ChatAdapter.parse")]
-    once = [("Runs", "Answers"), ("Answers", "Answers.between"), *[("Answers", each) for each in predictors], *steps]
-    return Counter({(None, "Runs"): 1, **dict.fromkeys(once, tasks)})
+    once = [(root, "Answers"), ("Answers", "Answers.between"), *[("Answers", each) for each in predictors], *steps]
+    above = {} if root is None else {(None, root): 1}
+    return Counter({**above, **dict.fromkeys(once, tasks)})
 
 
 def questions(number=TASKS):

@@ -32,6 +32,8 @@ class Between(dspy.Module):
     def forward(self, question):
         if question.startswith("fails"):
             raise ValueError(question)
+        if question == "kills each worker":
+            os._exit(1)
         if question.startswith("dies in "):
             die_once(Path(question.removeprefix("dies in ")))
 

@@ -10,7 +10,10 @@ import sys
 import time
 
 import pytest
-from drivers import TASKS, below, questions
+from drivers import PAGE, below, driving
+from every_engine import EveryEngine
+
+from dspy_mlflow_callbacks.distributed.celery import DrainedTask
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -32,27 +35,35 @@ def redis(tmp_path_factory):
     server.wait()
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads"])
-def worker(request, server, redis, tmp_path_factory):
-    """Run a worker with two processes or threads, and return the kind of its pool."""
+@pytest.fixture(scope="module", params=[("prefork", "server"), ("threads", "sqlite_server")], ids=lambda each: each[0])
+def worker(request, redis, tmp_path_factory):
+    """Run a worker with two processes or threads, each kind with another database; return the kind and the server."""
     import celery_app
 
+    pool, server = request.param[0], request.getfixturevalue(request.param[1])
     log = tmp_path_factory.mktemp("worker") / "log"
-    command = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "--pool", request.param]
+    command = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "--pool", pool]
     with log.open("wb") as file:
         worker = subprocess.Popen(
             [*command, "--concurrency", "2", "--loglevel", "info"],
             stdout=file,
             stderr=file,
-            env={**os.environ, "IS_WORKER": "1"},
+            env={**os.environ, "IS_WORKER": "1", "MLFLOW_TRACKING_URI": server.uri},
         )
     end = time.monotonic() + 100
     while not celery_app.app.control.ping(timeout=1):
         assert worker.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < end, log.read_text()[-3000:]
-    yield request.param
+    yield pool, server
     worker.terminate()
     worker.wait(60)
+
+
+@pytest.fixture
+def driver(worker, tmp_path):
+    """Return a driver with the worker's store, which headers never say."""
+    with driving(worker[1], tmp_path) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -62,27 +73,14 @@ def tasks(worker):
     return lambda asked: [result.get(timeout=200) for result in [answer.delay(each) for each in asked]]
 
 
-def test_tasks(driver, tasks):
-    """Each span of 200 tasks is stored once, in one trace, under its parent."""
-    assert driver.run(lambda: tasks(questions())) == ["some answer"] * TASKS
-    driver.check(TASKS)
+class TestTasks(EveryEngine):
+    """Celery's tasks."""
 
-
-def test_sampling(driver, tasks):
-    """Workers obey what was decided at the root."""
-    driver.check_sampling(tasks)
-
-
-def test_an_erring_task(driver, tasks):
-    """A task that raises is part of the trace, and Celery raises what it raised."""
-    driver.check_erring(tasks, ValueError)
-
-
-def test_a_worker_that_dies(driver, tasks, worker):
-    """What a task made before its worker died is kept, and the second attempt says that it is one."""
-    if worker == "threads":
-        pytest.skip("with a thread the worker would die as a whole")
-    driver.check_death(tasks)
+    @pytest.fixture
+    def one_by_one(self, tasks, worker):
+        if worker[0] == "threads":
+            pytest.skip("with a thread the worker would die as a whole")
+        return tasks
 
 
 def test_a_task_that_is_tried_again(driver, tasks):
@@ -94,7 +92,13 @@ def test_a_task_that_is_tried_again(driver, tasks):
     driver.check(2)
 
 
-def test_tasks_of_others(driver, tasks, server):
+def test_the_block_of_the_documentation():
+    """What docs/scaling.md shows of Celery makes an app whose tasks are over when what they made is stored."""
+    app = PAGE.run("trace_tasks(app)")["app"]
+    assert issubclass(app.Task, DrainedTask)
+
+
+def test_tasks_of_others(driver, tasks):
     """A task that is sent without a trace begins one."""
     tasks(["alone"])
     (trace,) = driver.traces()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from concurrent import futures
+
+import dask
 import dask.bag
 import pytest
 from distributed import Client, LocalCluster
-from drivers import TASKS, questions
-from program_of_tasks import answer
+from drivers import PAGE, questions
+from every_engine import EveryCarryingEngine, EveryRun
+from program_of_tasks import answer, program
 
 from dspy_mlflow_callbacks.distributed.dask import AttemptPlugin, attempt, dask_executor, traced
 
@@ -24,30 +29,34 @@ def client(server):
         yield client
 
 
-@pytest.fixture
-def tasks(client):
-    return lambda asked: client.gather(client.map(traced(answer), asked, pure=False))
+@pytest.fixture(autouse=True)
+def both_workers(client):
+    """Wait until a worker that died in another test is replaced."""
+    client.wait_for_workers(2, timeout=100)
 
 
-def test_tasks(driver, tasks):
-    """Each span of 200 tasks is stored once, in one trace, under its parent."""
-    assert driver.run(lambda: tasks(questions())) == ["some answer"] * TASKS
-    driver.check(TASKS)
+class TestTasks(EveryCarryingEngine):
+    """Dask's tasks."""
+
+    @pytest.fixture
+    def tasks(self, client):
+        return lambda asked: client.gather(client.map(traced(answer), asked, pure=False))
 
 
-def test_sampling(driver, tasks):
-    """Workers obey what was decided at the root."""
-    driver.check_sampling(tasks)
+@pytest.mark.usefixtures("client")
+class TestRuns(EveryRun):
+    """`run(…, on="dask")`."""
 
+    on = "dask"
 
-def test_an_erring_task(driver, tasks):
-    """A task that raises is part of the trace, and Dask raises what it raised."""
-    driver.check_erring(tasks, ValueError)
-
-
-def test_a_worker_that_dies(driver, tasks):
-    """What a task made before its worker died is kept, and the second attempt says that it is one."""
-    driver.check_death(tasks)
+    def test_run_with_an_input_that_kills_each_worker(self, driver):
+        """Dask gives up after two deaths here, which a cluster of three outlives if no worker comes back."""
+        with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+            LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0") as cluster,
+            Client(cluster),
+        ):
+            super().test_run_with_an_input_that_kills_each_worker(driver)
 
 
 def test_bags(driver, client):
@@ -68,22 +77,29 @@ def test_the_executor(driver, client):
     driver.check(20)
 
 
+def test_the_executor_is_shut_down(client):
+    """What it was given and nobody wants any more is cancelled; the client is open as before."""
+    pool = dask_executor()
+    submitted = [pool.submit(time.sleep, 0.1) for _ in range(100)]
+    pool.shutdown(cancel_futures=True)
+    assert any(future.cancelled() for future in futures.wait(submitted).done)
+    assert client.submit(len, "open").result() == 4
+
+
+def test_the_block_of_the_documentation(driver, client):
+    """What docs/scaling.md shows of Dask is one trace."""
+    names = driver.run(
+        lambda: PAGE.run("client.register_plugin(", client=client, program=program, questions=questions(4))
+    )
+    assert [each.answer for each in names["answers"]] == ["some answer"] * 4
+    driver.check(4)
+
+
 def test_threads_of_one_worker(driver, server):
     """Four threads of one worker are part of the trace at once."""
     with LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=":0") as cluster, Client(cluster) as client:
         driver.run(lambda: client.gather(client.map(traced(answer), questions(40), pure=False)))
     driver.check(40)
-
-
-def test_a_cluster_of_its_own(driver):
-    """Without a client the executor has workers of its own."""
-
-    def run():
-        with dask_executor(max_workers=2) as pool:
-            return [pool.submit(answer, each).result(100) for each in questions(4)]
-
-    assert driver.run(run) == ["some answer"] * 4
-    driver.check(4)
 
 
 def test_outside_of_a_worker():

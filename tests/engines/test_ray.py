@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
 import pytest
 import ray
-from drivers import TASKS, questions
-from program_of_tasks import answer
+from drivers import PAGE, questions
+from every_engine import EveryCarryingEngine, EveryRun
+from program_of_tasks import answer, program
 
 from dspy_mlflow_callbacks.distributed.ray import TracedActor, TracedTask, ray_executor, traced_batches
 
@@ -24,30 +21,19 @@ def cluster(server):
     ray.shutdown()
 
 
-def tasks(asked, **options):
-    task = TracedTask(answer, num_cpus=2, **options)
-    return ray.get([task.remote(each) for each in asked])
+class TestTasks(EveryCarryingEngine):
+    """Ray's tasks."""
+
+    @pytest.fixture
+    def tasks(self):
+        task = TracedTask(answer, num_cpus=2)
+        return lambda asked: ray.get([task.remote(each) for each in asked])
 
 
-def test_tasks(driver):
-    """Each span of 200 tasks is stored once, in one trace, under its parent."""
-    assert driver.run(lambda: tasks(questions())) == ["some answer"] * TASKS
-    driver.check(TASKS)
+class TestRuns(EveryRun):
+    """`run(…, on="ray")`."""
 
-
-def test_sampling(driver):
-    """Workers obey what was decided at the root."""
-    driver.check_sampling(tasks)
-
-
-def test_an_erring_task(driver):
-    """A task that raises is part of the trace, and Ray raises what it raised."""
-    driver.check_erring(tasks, ValueError)
-
-
-def test_a_worker_that_dies(driver):
-    """What a task made before its worker died is kept, and the second attempt says that it is one."""
-    driver.check_death(tasks)
+    on = "ray"
 
 
 class Panel:
@@ -96,6 +82,13 @@ def test_the_executor(driver):
 
     assert driver.run(run) == ["some answer"] * 20
     driver.check(20)
+
+
+def test_the_block_of_the_documentation(driver):
+    """What docs/scaling.md shows of Ray is one trace."""
+    names = driver.run(lambda: PAGE.run("import ray\n", program=program, questions=questions(4)))
+    assert [each.answer for each in names["answers"]] == ["some answer"] * 4
+    driver.check(4)
 
 
 def test_options():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from drivers import TASKS, questions
-from program_of_tasks import answer
+from drivers import PAGE, questions
+from every_engine import EveryCarryingEngine, EveryRun
+from program_of_tasks import answer, program
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
@@ -32,46 +33,53 @@ def answers(frames):
         yield pd.DataFrame({"answer": [answer(each) for each in frame["question"]]})
 
 
-@pytest.fixture
-def tasks(spark):
-    def run(asked):
-        frame = spark.createDataFrame([(each,) for each in asked], "question string").repartition(min(len(asked), 8))
-        return [row.answer for row in frame.mapInPandas(traced(answers), "answer string").collect()]
+class TestTasks(EveryCarryingEngine):
+    """Spark's tasks: those of a data frame with a partition for a few questions each."""
 
-    return run
+    raises = PythonException
+    attempts = ATTEMPTS
+    roots = 4
 
+    @pytest.fixture
+    def tasks(self, spark):
+        def run(asked):
+            rows = [(each,) for each in asked]
+            frame = spark.createDataFrame(rows, "question string").repartition(min(len(asked), 8))
+            return [row.answer for row in frame.mapInPandas(traced(answers), "answer string").collect()]
 
-def test_tasks(driver, tasks):
-    """Each span of 200 calls is stored once, in one trace, under its parent."""
-    assert driver.run(lambda: tasks(questions())) == ["some answer"] * TASKS
-    driver.check(TASKS)
+        return run
 
-
-def test_sampling(driver, tasks):
-    """Workers obey what was decided at the root."""
-    driver.check_sampling(tasks, roots=4)
-
-
-def test_an_erring_task(driver, tasks):
-    """Each attempt at a task that raises is part of the trace, and Spark raises what it raised."""
-    driver.check_erring(tasks, PythonException, attempts=ATTEMPTS)
+    @pytest.fixture
+    def one_by_one(self, spark):
+        """Run a partition a question: what else is in it would be begun twice too."""
+        return lambda asked: spark.sparkContext.parallelize(asked, len(asked)).map(traced(answer)).collect()
 
 
-def test_a_worker_that_dies(driver, spark):
-    """What a task made before its worker died is kept, and the second attempt says that it is one."""
-    # A question a partition: what else is in it is begun twice too.
-    driver.check_death(lambda asked: spark.sparkContext.parallelize(asked, len(asked)).map(traced(answer)).collect())
+@pytest.mark.usefixtures("spark")
+class TestRuns(EveryRun):
+    """`run(…, on="spark")`."""
+
+    on = "spark"
 
 
 def test_the_executor(driver, spark):
-    """The executor's work is Spark's."""
+    """The executor's work is that of the session that it is given, or that runs, and leaves it open."""
 
     def run():
-        with spark_executor(spark) as pool:
-            return list(pool.map(answer, questions(20)))
+        with spark_executor(spark) as given, spark_executor() as found:
+            return [*given.map(answer, questions(10)), *found.map(answer, questions(10))]
 
     assert driver.run(run) == ["some answer"] * 20
     driver.check(20)
+    assert spark.range(3).count() == 3
+
+
+def test_the_block_of_the_documentation(driver, spark):
+    """What docs/scaling.md shows of Spark is one trace."""
+    asked = spark.createDataFrame([(each,) for each in questions(4)], "question string")
+    names = driver.run(lambda: PAGE.run("questions.mapInPandas(", program=program, questions=asked))
+    assert [tuple(row) for row in names["answered"]] == [(each, "some answer") for each in questions(4)]
+    driver.check(4)
 
 
 def test_outside_of_a_worker():
