@@ -133,9 +133,10 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/fuzz_headers.py -max_total_time=$(FUZZ_SECONDS)
 
 # Clusters of two workers on this machine: Ray, Dask, Celery over Redis, Spark over Java; what they store is in PostgreSQL and SQLite.
+# A test that hangs ends with its process: a run that waits for an engine would wait on.
 .PHONY: test-engines
 test-engines: $(VENV)/.engines
 	@.ci/debian default-jre-headless java
 	@.ci/debian redis-server redis-server
 	@.ci/debian postgresql initdb
-	$(BIN)/python -m pytest tests/engines -n 2 --dist loadfile --timeout 280
+	$(BIN)/python -m pytest tests/engines -n 2 --dist loadfile --timeout 280 --timeout-method thread
