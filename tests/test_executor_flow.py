@@ -257,6 +257,30 @@ def test_tasks_are_cancelled(dspy_traces):
     assert sorted(trace.info.state for trace in dspy_traces.all())[:1] == ["ERROR"]
 
 
+class CleansUp(dspy.Module):
+    """Waits until it is cancelled, and then has something to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.has_begun, self.is_clean = threading.Event(), False
+
+    async def aforward(self, given):
+        self.has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            self.is_clean = True
+
+
+def test_a_cancelled_task_may_clean_up(dspy_traces):
+    """A run is over only when its cancelled tasks have ended."""
+    program = CleansUp()
+    with run(program, [("a",)], on="asyncio"):
+        assert program.has_begun.wait(60)
+    assert program.is_clean
+
+
 @pytest.mark.parametrize("on_error", ["raise", "keep", "skip"])
 def test_what_ends_programs_ends_the_run(dspy_traces, on_error):
     """`SystemExit` in a worker is raised, whatever becomes of errors."""

@@ -9,10 +9,13 @@ import pytest
 from ended import NOWHERE, EndedTrace, FakeStore, spans_of_a_trace, wait_until
 
 from dspy_mlflow_callbacks.export import errors
-from dspy_mlflow_callbacks.export.buffer import Buffer
+from dspy_mlflow_callbacks.export.buffer import NEVER, Buffer
+from dspy_mlflow_callbacks.export.delivery import HOLDING, SENDING
 from dspy_mlflow_callbacks.export.errors import RefusedError, StoreAwayError
 from dspy_mlflow_callbacks.export.exporter import Exporter
+from dspy_mlflow_callbacks.export.lanes import MOST_TRACES
 from dspy_mlflow_callbacks.export.outcomes import Outcomes
+from dspy_mlflow_callbacks.export.pace import Work
 from dspy_mlflow_callbacks.export.spool.spools import Spools
 from dspy_mlflow_callbacks.export.waiting import Limits
 
@@ -113,6 +116,36 @@ def test_under_load_small_batches_leave_the_program_its_time(exporter, store):
     gathered(exporter, store, [EndedTrace() for _ in range(60)])
     wait_until(lambda: len(store.traces) == 65)
     assert [len(batch) for batch in store.batches] == [1, 10, 10, 10, 10, 24]
+
+
+def test_nothing_is_written_that_a_process_on_its_way_will_write(exporter, store, monkeypatch):
+    """While the program ends traces, a batch waits a moment for a process that is starting; then it is asked again."""
+    asked = []
+    monkeypatch.setattr(exporter._delivery, "pace", lambda destination: asked.append(store.asked) or HOLDING)
+    gathered(exporter, store, [EndedTrace() for _ in range(5)])
+    wait_until(lambda: len(store.traces) == 6)
+    assert asked == [0, 1, 1]
+
+
+class Watched(Buffer):
+    """Keeps what is waited for, and does not wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.awaited = []
+
+    def wait(self, awaited, timeout_s, *, patiently=False):
+        self.awaited.append(awaited)
+
+
+@pytest.mark.parametrize(("left", "awaited"), [(MOST_TRACES - 1, [1]), (MOST_TRACES, [])])
+def test_a_worker_lets_a_batch_gather(left, awaited):
+    """Under load the worker waits until a whole batch is there; where it has one already, it only rests."""
+    buffer = Watched()
+    with Work(buffer) as work:
+        buffer.put(EndedTrace(), LIMITS)
+    SENDING.rest(buffer, work, 1, left)
+    assert [each for each in buffer.awaited if each != NEVER] == awaited
 
 
 class Silent(EndedTrace):

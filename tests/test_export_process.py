@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import attrs
 import mlflow
@@ -305,3 +306,35 @@ def test_a_path_that_is_relative_means_the_same_file(tmp_path, monkeypatch, deli
     delivery.deliver(batch_of(trace))
     assert stored_ids(destination) == [trace.id]
     assert sorted(path.name for path in tmp_path.glob("**/*.db")) == ["relative.db"]
+
+
+PROGRAM = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess
+from ended import wait_until
+if __name__ != "__main__":
+    raise SystemExit("run twice")
+process = ExporterProcess({uri!r})
+wait_until(process.is_ready)
+print(process.pid, flush=True)
+{rest}
+"""
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "os.kill(os.getpid(), 9)",
+        "if os.fork(): os.kill(os.getpid(), 9)\nelse: sys.stdin.read()",
+    ],
+    ids=["killed", "killed, and a fork of it lives on"],
+)
+def test_the_process_ends_with_its_program(destination, tmp_path, rest):
+    """When its program is killed the process ends, even if somebody else still holds its pipe."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.format(tests=str(Path(__file__).parent), uri=destination.tracking_uri, rest=rest))
+    with subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        pid = int(program.stdout.readline())
+        program.wait(60)
+        wait_until(lambda: not is_alive(pid))

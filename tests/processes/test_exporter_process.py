@@ -1,15 +1,12 @@
-"""The exporter process under load and in programs of their own: nothing is lost or doubled, and it ends with them."""
+"""The exporter process under load: nothing is lost or doubled."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from ended import EndedTrace, is_alive, new_destination, spans_of_a_trace, stored_ids, wait_until
+from ended import EndedTrace, new_destination, spans_of_a_trace, stored_ids, wait_until
 
 from dspy_mlflow_callbacks.export.exporter import Exporter
 from dspy_mlflow_callbacks.export.waiting import Limits
@@ -47,35 +44,3 @@ def test_under_load_the_killed_process_loses_and_doubles_nothing(destination):
     assert stored_ids(destination) == sorted(trace.id for trace in traces)
     own.close(60)
     assert helper._deaths == 1
-
-
-PROGRAM = """
-import os, sys
-sys.path.insert(0, {tests!r})
-from dspy_mlflow_callbacks.export.exporter_process import ExporterProcess
-from ended import wait_until
-if __name__ != "__main__":
-    raise SystemExit("run twice")
-process = ExporterProcess({uri!r})
-wait_until(process.is_ready)
-print(process.pid, flush=True)
-{rest}
-"""
-
-
-@pytest.mark.parametrize(
-    "rest",
-    [
-        "os.kill(os.getpid(), 9)",
-        "if os.fork(): os.kill(os.getpid(), 9)\nelse: sys.stdin.read()",
-    ],
-    ids=["killed", "killed, and a fork of it lives on"],
-)
-def test_the_process_ends_with_its_program(destination, tmp_path, rest):
-    """When its program is killed the process ends, even if somebody else still holds its pipe."""
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM.format(tests=str(Path(__file__).parents[1]), uri=destination.tracking_uri, rest=rest))
-    with subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        pid = int(program.stdout.readline())
-        program.wait(60)
-        wait_until(lambda: not is_alive(pid))
