@@ -63,7 +63,9 @@ def test_memory_is_bounded(dspy_traces, on):
         for count, result in zip(range(1, 31), results, strict=False):
             assert result.prediction.answer == str(count - 1)
             assert inputs.taken <= count + 5
-    assert [each.index for each in results.done] == list(range(30, 30 + len(results.done)))
+    done = [each.index for each in results.done]  # of two at once the first may be cancelled when the second is done
+    assert done == sorted(done)
+    assert set(done) <= set(range(30, 35))
     assert len(results.done) <= 5
     assert next(results, None) is None
     results.close()  # which it is
