@@ -208,14 +208,27 @@ def collector(httpserver, dspy_traces, monkeypatch):
     collector.spans()  # what is still to be sent would find no server
 
 
-@pytest.fixture(params=["at once", "in the background"])
-def recorded(request, dspy_traces, monkeypatch):
-    """Return the callback; MLflow and the engine store traces in the thread that ends them, or in the background."""
-    if request.param == "in the background":
+@contextlib.contextmanager
+def _recording(monkeypatch, *, in_background):
+    if in_background:
         monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
         mlflow.tracing.reset()
     callback = MlflowCallback(engine="recorded")
     with dspy.context(lm=OfflineLM(), callbacks=[callback]):
+        yield callback
+
+
+@pytest.fixture(params=["at once", "in the background"])
+def recorded(request, dspy_traces, monkeypatch):
+    """Return the callback; MLflow and the engine store traces in the thread that ends them, or in the background."""
+    with _recording(monkeypatch, in_background=request.param == "in the background") as callback:
+        yield callback
+
+
+@pytest.fixture
+def background_callback(dspy_traces, monkeypatch):
+    """Return the callback; MLflow and the engine store traces in the background."""
+    with _recording(monkeypatch, in_background=True) as callback:
         yield callback
 
 

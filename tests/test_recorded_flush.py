@@ -19,13 +19,8 @@ pytestmark = pytest.mark.usefixtures("nothing_open")
 
 
 @pytest.fixture
-def callback(dspy_traces, monkeypatch):
-    """Return the callback; traces are stored in the background."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
-    mlflow.tracing.reset()
-    callback = MlflowCallback(engine="recorded")
-    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
-        yield callback
+def callback(background_callback):
+    return background_callback
 
 
 def search(callback, traces):

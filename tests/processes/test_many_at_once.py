@@ -14,21 +14,15 @@ from offline_lm import OfflineLM
 from programs import Echo, Program
 from sqlalchemy import create_engine, text
 
-from dspy_mlflow_callbacks import MlflowCallback
-
 OPEN = 2000
 
 pytestmark = pytest.mark.usefixtures("nothing_open")
 
 
 @pytest.fixture(autouse=True)
-def callback(dspy_traces, monkeypatch):
-    """Return the callback; traces are stored in the background."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
-    mlflow.tracing.reset()
-    callback = MlflowCallback(engine="recorded")
-    with dspy.context(lm=OfflineLM(), callbacks=[callback]):
-        yield callback
+def callback(background_callback):
+    """Return the callback; MLflow is left with nothing of it."""
+    yield background_callback
     assert not InMemoryTraceManager.get_instance()._traces
 
 
